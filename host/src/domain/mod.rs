@@ -1,0 +1,13 @@
+//! Plain data and pure rules: ids, tasks, events, sessions. Nothing here does I/O or knows a wire format.
+
+mod clock;
+mod event;
+mod id;
+mod input;
+mod task;
+
+pub use clock::Clock;
+pub use event::{AgentEvent, ErrorType, Event, Kind, Position};
+pub use id::{Cursor, InvalidId, SessionId, TaskId};
+pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};
+pub use task::{DeliveryOrder, Moment, NewTask, TaskRecord, TaskState};

@@ -1,0 +1,27 @@
+//! The event log: what every task said, in order, for those who come later or come back.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::domain::{Event, Position, TaskId};
+
+/// The log of events. Terminal events come in through [`super::TaskQueue::finish`], in order with these.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// Adds numbered events, those of one task in order. Returns when they are taken, waiting only while too many are
+    /// pending; they are committed with the next group, within 5 ms, and before any later write of the same caller.
+    /// A `started` event voids the runs before it: they are no longer read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn append(&self, events: Vec<Arc<Event>>) -> Result<(), StoreError>;
+
+    /// Up to `limit` committed events of a task after the place, in order, beginning at the latest `started` where
+    /// the place lies before it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn read(&self, task: TaskId, after: Position, limit: usize) -> Result<Vec<Event>, StoreError>;
+}
