@@ -27,7 +27,9 @@ impl Port {
         for _ in 0..1_000 {
             let number = rand::rng().random_range(RANGE);
             let path = directory.join(number.to_string());
-            let Ok(lock) = OpenOptions::new().create(true).truncate(false).write(true).open(path) else { continue };
+            let Ok(lock) = OpenOptions::new().create(true).truncate(false).write(true).open(path) else {
+                continue;
+            };
             if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
                 return Self { number, _lock: lock };
             }

@@ -50,10 +50,6 @@ impl Process {
         Self { child, readers }
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child can be waited for")
@@ -67,12 +63,12 @@ impl Process {
         self.join();
     }
 
-    /// SIGTERM.
-    pub(crate) fn terminate(&self) {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).expect("process ids are small");
         let pid = Pid::from_raw(id).expect("process ids are positive");
         // Fails only when it has ended already.
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, signal);
     }
 
     /// Waits until it has ended by itself and all its output was read.

@@ -36,6 +36,16 @@ impl TaskId {
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// The 16 bytes that stores keep; they sort as the ids do.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// Reads what [`TaskId::to_bytes`] wrote.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
 }
 
 impl Default for TaskId {

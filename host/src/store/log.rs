@@ -12,14 +12,16 @@ use crate::domain::{Event, Position, TaskId};
 pub trait EventLog: Send + Sync {
     /// Adds numbered events, those of one task in order. Returns when they are taken, waiting only while too many are
     /// pending; they are committed with the next group, within 5 ms, and before any later write of the same caller.
-    /// A `started` event voids the runs before it: they are no longer read.
+    /// A `started` event voids the runs before it: they are no longer read. Events of a run that is not the task's
+    /// present one, or of a task that ended, are dropped: they come from a worker that lost its lease.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn append(&self, events: Vec<Arc<Event>>) -> Result<(), StoreError>;
 
     /// Up to `limit` committed events of a task after the place, in order, beginning at the latest `started` where
-    /// the place lies before it.
+    /// the place lies before it. May return fewer than there are, but none only where there are none. The terminal
+    /// event is there as long as the task, the others as long as [`super::Retention::events`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

@@ -47,7 +47,8 @@ pub struct NewWebhook {
     pub key: String,
     /// Where it goes.
     pub url: String,
-    /// Deliveries of one lane leave one after the other, in order; lanes don't wait for each other.
+    /// Deliveries of one lane leave one after the other, in order; lanes don't wait for each other, and two owners
+    /// never share one.
     pub lane: String,
     /// JSON body.
     pub body: Box<str>,
@@ -69,7 +70,7 @@ pub struct Delivery {
     pub lease: DeliveryLease,
     /// Where it goes.
     pub target: DeliveryTarget,
-    /// Tries before this one that counted.
+    /// Tries before this one that counted; one whose lease ran out counts, since nobody knows what it did.
     pub attempts: u32,
     /// When it was put into the outbox, in milliseconds since the Unix epoch.
     pub created_ms: u64,
@@ -153,7 +154,7 @@ pub trait Outbox: Send + Sync {
     /// [`StoreError::Unavailable`].
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Makes a dead letter due again, with its attempts forgotten. False if there is none of that id.
+    /// Makes a dead letter due again, last in its lane, with its attempts forgotten. False if there is none of that id.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

@@ -35,6 +35,8 @@ pub struct Claim {
     pub lease: Lease,
     /// The task, as it is now; `attempt` is already this run's number.
     pub task: TaskRecord,
+    /// Why somebody asked for it to be stopped, if somebody did while an earlier run had it.
+    pub cancel: Option<String>,
 }
 
 /// What asking to stop a task came to.
@@ -84,11 +86,13 @@ pub trait TaskQueue: Send + Sync {
     /// Returns when there may be something to claim that was not there before. May return for nothing.
     async fn task_ready(&self);
 
-    /// Lengthens a lease from now on. True: somebody asked for the task to be stopped.
+    /// Lengthens a lease from now on. Some: the reason for which somebody asked for the task to be stopped.
+    ///
+    /// A lease that ran out, and that nobody took over, may still be renewed and finished.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
-    async fn renew(&self, lease: Lease, length: Duration) -> Result<bool, StoreError>;
+    async fn renew(&self, lease: Lease, length: Duration) -> Result<Option<String>, StoreError>;
 
     /// Gives a task back unfinished, to be run again as the next attempt. Not a death.
     ///
@@ -104,7 +108,7 @@ pub trait TaskQueue: Send + Sync {
     async fn finish(&self, lease: Lease, terminal: Event) -> Result<(), StoreError>;
 
     /// Ends a task that no worker has, with a `cancelled` event of the next attempt's number, `seq` 1 and the data
-    /// `{"reason":…}`; on a running one notes the wish.
+    /// `{"reason":…}`; on a running one notes the wish (the first one's reason stays).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

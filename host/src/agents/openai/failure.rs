@@ -1,0 +1,177 @@
+//! How a try fails: what is told, and whether another try makes sense.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::domain::{AgentEvent, ErrorType};
+use crate::egress::{chain, retry_after};
+
+/// Longest text of a server's error that is passed on, in characters.
+const MAX_MESSAGE: usize = 1000;
+
+/// A try that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// For people.
+    pub(super) error: String,
+    /// For programs.
+    pub(super) error_type: ErrorType,
+    /// HTTP status, where there was one.
+    pub(super) status: Option<u16>,
+    /// Whether the same task could work another time.
+    pub(super) recoverable: bool,
+    /// How long the server asked to wait.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether to try again, if nothing was told yet.
+    pub(super) retry: bool,
+}
+
+impl Failure {
+    fn new(error_type: ErrorType, error: String) -> Self {
+        Self { error, error_type, status: None, recoverable: true, retry_after: None, retry: true }
+    }
+
+    /// The request did not get through, or its answer broke off.
+    pub(super) fn transport(error: reqwest::Error) -> Self {
+        let connect = error.is_connect();
+        let text = chain(&error.without_url());
+        if connect {
+            Self::new(ErrorType::AgentUnreachable, format!("the agent can't be reached: {text}"))
+        } else {
+            Self::new(ErrorType::AgentError, format!("the connection to the agent broke: {text}"))
+        }
+    }
+
+    /// The answer ended before its end.
+    pub(super) fn cut() -> Self {
+        Self::new(ErrorType::AgentError, "the agent's answer broke off in the middle".to_owned())
+    }
+
+    /// Nothing came for too long. Asking again would only add to the load that it is under.
+    pub(super) fn silent(limit: Duration) -> Self {
+        let limit = humantime::format_duration(limit);
+        let error = format!("the agent did not begin to answer within {limit}");
+        Self { retry: false, ..Self::new(ErrorType::AgentSilent, error) }
+    }
+
+    /// A frame that is no frame of a chat completion.
+    pub(super) fn malformed(error: &dyn std::fmt::Display) -> Self {
+        let error = format!("the agent sent something that is no chat completion: {error}");
+        Self { retry: false, ..Self::new(ErrorType::AgentError, cut_to(&error)) }
+    }
+
+    /// An answer that would be the same the next time.
+    pub(super) fn unacceptable(error: String) -> Self {
+        Self { retry: false, recoverable: false, ..Self::new(ErrorType::AgentError, error) }
+    }
+
+    /// An error within a stream that began well.
+    pub(super) fn reported(error: &Value) -> Self {
+        let status = ["code", "status", "status_code"]
+            .iter()
+            .find_map(|name| error.get(name).and_then(Value::as_u64))
+            .and_then(|code| u16::try_from(code).ok())
+            .filter(|code| (400..600).contains(code));
+        let worth = status.is_none_or(is_worth_another_try);
+        let error = format!("the agent reported an error: {}", message_of(error));
+        Self { status, recoverable: worth, retry: worth, ..Self::new(ErrorType::AgentError, cut_to(&error)) }
+    }
+
+    /// An answer with an error's status.
+    pub(super) fn status(status: u16, retry_after_header: Option<&str>, now_ms: u64, body: &str) -> Self {
+        let parsed: Option<Value> = serde_json::from_str(body).ok();
+        let message = match &parsed {
+            Some(value) => message_of(value.get("error").unwrap_or(value)),
+            None => body.trim().to_owned(),
+        };
+        let error = match message.as_str() {
+            "" => format!("the agent answered with status {status}"),
+            message => format!("the agent answered with status {status}: {message}"),
+        };
+        let worth = is_worth_another_try(status);
+        Self {
+            status: Some(status),
+            recoverable: worth,
+            retry: worth,
+            retry_after: retry_after_header.and_then(|value| retry_after(value, now_ms)),
+            ..Self::new(ErrorType::AgentError, cut_to(&error))
+        }
+    }
+
+    /// The terminal event.
+    pub(super) fn event(self, retry_count: u32) -> AgentEvent {
+        AgentEvent::Failed {
+            error: self.error,
+            error_type: self.error_type,
+            status: self.status,
+            recoverable: self.recoverable,
+            retry_count,
+        }
+    }
+}
+
+/// Statuses that may be different the next time: timeouts, too many requests, the server's own faults.
+fn is_worth_another_try(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..=529)
+}
+
+/// What an error document says: the usual members, in the order of their use; else the document.
+fn message_of(error: &Value) -> String {
+    if let Some(text) = error.as_str() {
+        return text.to_owned();
+    }
+    let known = ["message", "error", "detail"].iter().find_map(|name| match error.get(name) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Object(inner)) => inner.get("message").and_then(Value::as_str).map(str::to_owned),
+        _ => None,
+    });
+    known.unwrap_or_else(|| error.to_string())
+}
+
+fn cut_to(text: &str) -> String {
+    match text.char_indices().nth(MAX_MESSAGE) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_the_servers_words() {
+        let told = |body: &str| Failure::status(400, None, 0, body).error;
+        for body in [
+            r#"{"error":{"message":"no such model","type":"x"}}"#,
+            r#"{"error":"no such model"}"#,
+            r#"{"message":"no such model"}"#,
+            r#"{"detail":"no such model"}"#,
+            "no such model\n",
+        ] {
+            assert_eq!(told(body), "the agent answered with status 400: no such model", "{body}");
+        }
+        assert_eq!(told(""), "the agent answered with status 400");
+        assert!(told(&"x".repeat(5000)).chars().count() <= MAX_MESSAGE + 1);
+    }
+
+    #[test]
+    fn some_failures_are_worth_another_try() {
+        let worth = |status| {
+            let failure = Failure::status(status, Some("7"), 0, "");
+            assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
+            (failure.recoverable, failure.retry)
+        };
+        for status in [408, 429, 500, 502, 503, 504, 529] {
+            assert_eq!(worth(status), (true, true), "{status}");
+        }
+        for status in [301, 400, 401, 403, 404, 422, 501] {
+            assert_eq!(worth(status), (false, false), "{status}");
+        }
+        assert!(!Failure::reported(&json!({"code": 400, "message": "no"})).recoverable);
+        assert!(Failure::reported(&json!({"code": "overloaded", "message": "no"})).recoverable);
+    }
+}

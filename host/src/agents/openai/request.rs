@@ -1,0 +1,283 @@
+//! The chat-completions request of one turn: instructions, history, what was said now, and what goes with it.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::super::Turn;
+use crate::domain::{HistoryMessage, Message, TaskInput, ToolResult};
+
+/// Sampling parameters that a caller may set. What else an input names (`model`, `n`, `stream`, …) is the operator's or
+/// the gateway's to decide.
+const CALLER_PARAMETERS: [&str; 21] = [
+    "frequency_penalty",
+    "logit_bias",
+    "max_completion_tokens",
+    "max_tokens",
+    "min_p",
+    "modalities",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "reasoning_effort",
+    "repetition_penalty",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_p",
+    "user",
+    "verbosity",
+    "web_search_options",
+];
+
+/// What the operator sets for every request of an agent.
+#[derive(Debug)]
+pub(super) struct Template {
+    pub(super) model: String,
+    pub(super) instructions: Option<String>,
+    pub(super) parameters: Map<String, Value>,
+    pub(super) include_usage: bool,
+}
+
+/// What may stand beside any kind of input, in the document as it was submitted.
+#[derive(Default, Deserialize)]
+struct Beside {
+    instructions: Option<String>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    parameters: Option<Map<String, Value>>,
+}
+
+/// Puts the request's body together.
+///
+/// # Errors
+/// A sentence: the input is of a kind that a model can do nothing with.
+pub(super) fn body(template: &Template, turn: &Turn) -> Result<Value, String> {
+    let (now, beside) = match &turn.input {
+        TaskInput::Message(message) => {
+            let beside = Beside {
+                instructions: message.instructions.clone(),
+                tools: message.tools.clone(),
+                tool_choice: message.tool_choice.clone(),
+                parameters: message.parameters.clone(),
+            };
+            (user_message(message).into_iter().collect(), beside)
+        }
+        TaskInput::ToolResult { results } => {
+            // The model may want to call again, so its tools have to be told again: adapters put them beside the results.
+            let beside: Beside = serde_json::from_str(&turn.document).unwrap_or_default();
+            (results.iter().map(tool_message).collect(), beside)
+        }
+        TaskInput::Command { query, symbol } => {
+            let text = match symbol {
+                Some(symbol) => format!("{query}\n\nSymbol: {symbol}"),
+                None => query.clone(),
+            };
+            (vec![json!({"role": "user", "content": text})], Beside::default())
+        }
+        TaskInput::Control { .. } => return Err(refusal("control")),
+        TaskInput::Decision { .. } => return Err(refusal("decision")),
+    };
+    let mut messages = Vec::new();
+    let instructions = [template.instructions.as_deref(), beside.instructions.as_deref()];
+    let instructions: Vec<_> = instructions.into_iter().flatten().filter(|text| !text.is_empty()).collect();
+    if !instructions.is_empty() {
+        // One message, since many local models' templates allow one only.
+        messages.push(json!({"role": "system", "content": instructions.join("\n\n")}));
+    }
+    messages.extend(turn.history.iter().map(history_message));
+    messages.extend::<Vec<Value>>(now);
+    if messages.is_empty() {
+        return Err("there is nothing to answer".to_owned());
+    }
+
+    let mut body = template.parameters.clone();
+    for (name, value) in beside.parameters.into_iter().flatten() {
+        if CALLER_PARAMETERS.contains(&name.as_str()) && !value.is_null() {
+            body.insert(name, value);
+        }
+    }
+    body.insert("model".to_owned(), template.model.clone().into());
+    body.insert("messages".to_owned(), messages.into());
+    body.insert("stream".to_owned(), true.into());
+    if template.include_usage {
+        body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+    }
+    if let Some(tools) = beside.tools.filter(|tools| !tools.is_empty()) {
+        body.insert("tools".to_owned(), tools.into());
+        if let Some(choice) = beside.tool_choice {
+            body.insert("tool_choice".to_owned(), choice);
+        }
+    }
+    Ok(Value::Object(body))
+}
+
+fn refusal(kind: &str) -> String {
+    format!("this agent takes messages, commands and tool results, and can do nothing with a `{kind}`")
+}
+
+fn history_message(message: &HistoryMessage) -> Value {
+    let mut object = message.rest.clone();
+    object.insert("role".to_owned(), message.role.clone().into());
+    object.insert("content".to_owned(), message.content.clone());
+    Value::Object(object)
+}
+
+/// None where the input is a history and nothing else.
+fn user_message(message: &Message) -> Option<Value> {
+    let attachments = message.attachments.as_deref().unwrap_or_default();
+    let mut parts = match (&message.content, &message.text) {
+        (Some(parts), _) if !parts.is_empty() => parts.clone(),
+        (_, Some(text)) if attachments.is_empty() => return Some(json!({"role": "user", "content": text})),
+        (_, Some(text)) => vec![json!({"type": "text", "text": text})],
+        (_, None) => Vec::new(),
+    };
+    parts.extend(attachments.iter().map(attachment));
+    let texts: Option<Vec<&str>> =
+        parts.iter().map(|part| (part["type"] == "text").then(|| part["text"].as_str()).flatten()).collect();
+    match texts {
+        _ if parts.is_empty() => None,
+        // Servers for text-only models know no parts.
+        Some(texts) => Some(json!({"role": "user", "content": texts.join("\n")})),
+        None => Some(json!({"role": "user", "content": parts})),
+    }
+}
+
+/// A picture that the server can fetch is shown to it; of anything else it is told that it is there.
+fn attachment(attachment: &Value) -> Value {
+    let first = |names: &[&str]| names.iter().find_map(|name| attachment.get(name).and_then(Value::as_str));
+    let media_type = first(&["mime_type", "media_type", "content_type"]);
+    let url = first(&["url", "file_url"]).or(attachment.as_str());
+    let is_picture = media_type.is_some_and(|media_type| media_type.starts_with("image/"))
+        || matches!(first(&["type", "kind"]), Some("image" | "photo"));
+    let fetchable =
+        |url: &&str| ["https://", "http://", "data:image/"].iter().any(|scheme| url.starts_with(scheme));
+    if let Some(url) = url.filter(fetchable).filter(|_| is_picture) {
+        return json!({"type": "image_url", "image_url": {"url": url}});
+    }
+    let mut words = vec![first(&["name", "file_name", "filename", "title"]).unwrap_or("unnamed").to_owned()];
+    words.extend(first(&["type", "kind"]).map(str::to_owned));
+    words.extend(media_type.map(str::to_owned));
+    let size = ["size", "file_size"].iter().find_map(|name| attachment.get(name).and_then(Value::as_u64));
+    words.extend(size.map(|size| format!("{size} bytes")));
+    words.extend(url.filter(|url| url.len() <= 2048).map(str::to_owned));
+    json!({"type": "text", "text": format!("[attachment: {}]", words.join(", "))})
+}
+
+fn tool_message(result: &ToolResult) -> Value {
+    let content = match (&result.error, &result.result) {
+        (Some(error), _) => format!("error: {error}"),
+        (None, Some(Value::String(text))) => text.clone(),
+        (None, Some(value)) => value.to_string(),
+        (None, None) => String::new(),
+    };
+    json!({"role": "tool", "tool_call_id": result.call_id, "content": content})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{SessionId, TaskId};
+
+    fn body_of(document: Value, history: Value) -> Result<Value, String> {
+        let document = document.to_string();
+        let template = Template {
+            model: "m".to_owned(),
+            instructions: Some("Be brief.".to_owned()),
+            parameters: serde_json::from_value(json!({"temperature": 0.2, "top_p": 0.9})).unwrap(),
+            include_usage: true,
+        };
+        let turn = Turn {
+            task: TaskId::new(),
+            session: SessionId::fresh(""),
+            attempt: 1,
+            input: TaskInput::parse(&document).unwrap(),
+            document: document.into(),
+            history: serde_json::from_value(history).unwrap(),
+        };
+        body(&template, &turn)
+    }
+
+    #[test]
+    fn instructions_history_and_message_come_in_this_order() {
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let history = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "c"}]},
+            {"role": "tool", "tool_call_id": "c", "content": "r"}
+        ]);
+        let document = json!({
+            "kind": "message", "text": "b", "instructions": "Speak Latin.", "tools": tools, "tool_choice": "auto",
+            "parameters": {"temperature": 1.5, "model": "other", "n": 7, "stream": false, "seed": null}
+        });
+        let body = body_of(document, history.clone()).unwrap();
+        assert_eq!(
+            body,
+            json!({
+                "model": "m", "stream": true, "stream_options": {"include_usage": true},
+                "temperature": 1.5, "top_p": 0.9, "tools": tools, "tool_choice": "auto",
+                "messages": [
+                    {"role": "system", "content": "Be brief.\n\nSpeak Latin."},
+                    history[0], history[1], history[2],
+                    {"role": "user", "content": "b"}
+                ]
+            })
+        );
+    }
+
+    #[test]
+    fn attachments_are_shown_or_told() {
+        let document = json!({
+            "kind": "message", "text": "look",
+            "attachments": [
+                {"type": "photo", "url": "https://files.example/a.png"},
+                {"type": "document", "file_id": "secret-ish", "file_name": "plan.pdf", "mime_type": "application/pdf", "file_size": 12}
+            ]
+        });
+        assert_eq!(
+            body_of(document, json!([])).unwrap()["messages"][1]["content"],
+            json!([
+                {"type": "text", "text": "look"},
+                {"type": "image_url", "image_url": {"url": "https://files.example/a.png"}},
+                {"type": "text", "text": "[attachment: plan.pdf, document, application/pdf, 12 bytes]"}
+            ])
+        );
+        let told = json!({"kind": "message", "text": "look", "attachments": [{"name": "a.txt"}]});
+        let body = body_of(told, json!([])).unwrap();
+        assert_eq!(body["messages"][1]["content"], "look\n[attachment: a.txt]");
+    }
+
+    #[test]
+    fn parts_are_passed_on() {
+        let parts = json!([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]);
+        let body = body_of(json!({"kind": "message", "text": "a", "content": parts}), json!([])).unwrap();
+        assert_eq!(body["messages"][1]["content"], parts);
+    }
+
+    #[test]
+    fn tool_results_answer_the_calls_and_tools_are_told_again() {
+        let document = json!({
+            "kind": "tool_result", "tools": [{"type": "function"}],
+            "results": [{"call_id": "a", "result": {"t": 20}}, {"call_id": "b", "error": "offline"}]
+        });
+        let body = body_of(document, json!([{"role": "user", "content": "weather?"}])).unwrap();
+        assert_eq!(
+            body["messages"][2],
+            json!({"role": "tool", "tool_call_id": "a", "content": "{\"t\":20}"})
+        );
+        assert_eq!(
+            body["messages"][3],
+            json!({"role": "tool", "tool_call_id": "b", "content": "error: offline"})
+        );
+        assert_eq!(body["tools"], json!([{"type": "function"}]));
+    }
+
+    #[test]
+    fn what_a_model_can_do_nothing_with_is_refused() {
+        assert!(body_of(json!({"kind": "control", "name": "switch_agent"}), json!([])).is_err());
+        let command = body_of(json!({"kind": "command", "query": "q", "symbol": "BTC"}), json!([])).unwrap();
+        assert_eq!(command["messages"][1]["content"], "q\n\nSymbol: BTC");
+    }
+}

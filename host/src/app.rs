@@ -1,0 +1,284 @@
+//! Wiring: the one place that knows all modules, and the order in which they start and stop.
+//!
+//! Stopping: nothing new is accepted or claimed; what is under way gets `drain`; leases go back; the store is closed
+//! last.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agents::Agents;
+use crate::config::{Config, StoreKind};
+use crate::delivery::{self, Callbacks, PluginDelivery, Webhooks};
+use crate::domain::Clock;
+use crate::egress::{Egress, Tls};
+use crate::exchanges::{self, Exchange, Exchanges};
+use crate::hub::{self, Hub};
+use crate::ingress::{self, Ingress};
+use crate::plugins::{ArtefactCache, Catalogue, Engine, Keeper, Loader, Settings};
+use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::{Retention, Store};
+use crate::tasks::{self, AgentInfo, Tasks};
+use crate::telemetry::Metrics;
+use crate::worker::{self, Maintenance, RunnableAgent};
+
+/// How often metrics are folded into their histograms.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// What a plugin's exchanges get beside `drain` to notice that they are told to end.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// A gateway that is wired and bound to its address, not yet serving.
+#[derive(Debug)]
+pub struct Gateway {
+    ingress: Ingress,
+    catalogue: Catalogue<Exchange>,
+    exchanges: Exchanges,
+    tasks: Tasks,
+    store: Arc<dyn Store>,
+    background: TaskTracker,
+    /// Ends acceptance: no new connections, no new claims.
+    stop: CancellationToken,
+    /// Ends everything else, after what was under way.
+    finish: CancellationToken,
+    drain: Duration,
+}
+
+impl Gateway {
+    /// Opens the store, builds every module and binds the address. Background work begins at once: plugins are loaded,
+    /// accepted tasks are run.
+    ///
+    /// # Errors
+    /// Whatever keeps the gateway from serving, in words for the operator.
+    pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
+        let clock = Clock::System;
+        let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
+        let background = TaskTracker::new();
+
+        let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
+        let callbacks = Callbacks::new(config.callbacks.clone())?;
+        let tls = Tls::default();
+        let agents = Agents::new(&config.agents, &config.default_agent, &tls)?;
+        let store = open_store(&config, &clock)?;
+        let hub_config = hub::Config {
+            ring_events: config.stream.ring_events,
+            ring_bytes: usize::try_from(config.stream.ring_bytes.as_u64()).unwrap_or(usize::MAX),
+            ..hub::Config::default()
+        };
+        let hub = Hub::new(store.clone(), hub_config);
+        let tasks = new_tasks(&config, &agents, &store, &hub);
+        let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
+
+        let (engine, catalogue, keeper) = open_plugins(&config, settings, clock.clone())?;
+        let parts = exchanges::Parts {
+            tasks: tasks.clone(),
+            hub: hub.clone(),
+            store: store.clone(),
+            egress: egress.clone(),
+            webhooks: Webhooks::new(store.clone(), callbacks.clone()),
+            clock: clock.clone(),
+        };
+        let exchanges = Exchanges::new(engine, catalogue.clone(), parts, stop.clone());
+
+        let ingress = {
+            let config = ingress::Config {
+                listen: config.listen,
+                auth: config.auth.clone(),
+                limits: config.limits.clone(),
+                cors: config.cors.clone(),
+                stream: config.stream.clone(),
+                drain: config.drain,
+            };
+            let parts = ingress::Parts {
+                exchanges: exchanges.clone(),
+                tasks: tasks.clone(),
+                hub: hub.clone(),
+                store: store.clone(),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+            };
+            Ingress::bind(config, parts, stop.clone()).await?
+        };
+
+        background.spawn(keeper.run(stop.clone()));
+        background.spawn(worker::run(
+            worker(&config, &agents, &store, &hub, &tasks, &clock),
+            stop.clone(),
+        ));
+        background.spawn(delivery::run(
+            delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock),
+            stop.clone(),
+        ));
+        let maintenance = Maintenance {
+            retention: Retention { events: config.store.event_retention, tasks: config.store.task_retention },
+            ..Maintenance::default()
+        };
+        background.spawn(worker::maintain(store.clone(), maintenance, stop.clone()));
+        background.spawn(fold_metrics(metrics, finish.clone()));
+        Ok(Self { ingress, catalogue, exchanges, tasks, store, background, stop, finish, drain: config.drain })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.ingress.address()
+    }
+
+    /// The plugins.
+    pub fn catalogue(&self) -> &Catalogue<Exchange> {
+        &self.catalogue
+    }
+
+    /// Serves until `until` resolves, then stops in good order.
+    pub async fn serve(self, until: impl Future<Output = ()>) {
+        let Self { ingress, exchanges, tasks, store, background, stop, finish, drain, catalogue: _ } = self;
+        let serving = tokio::spawn(ingress.serve());
+        until.await;
+        tracing::info!(drain = %humantime::format_duration(drain), "stopping: what is under way may end");
+        tasks.stop_accepting();
+        stop.cancel();
+        let _ = serving.await;
+        let left = exchanges.drain(LAST_WORD).await;
+        if left > 0 {
+            tracing::warn!(left, "exchanges did not end and are dropped");
+        }
+        finish.cancel();
+        background.close();
+        if tokio::time::timeout(drain + LAST_WORD, background.wait()).await.is_err() {
+            tracing::warn!(left = background.len(), "background work did not end in time");
+        }
+        store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+    match config.store.kind {
+        StoreKind::Sqlite => {
+            let options =
+                Options { queue_limit: config.workers.queue, clock: clock.clone(), ..Options::default() };
+            let store = SqliteStore::open(&config.data_dir, options)
+                .with_context(|| format!("can't open the store in {}", config.data_dir.display()))?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let infos = agents.iter().map(|agent| AgentInfo {
+        name: agent.name.clone(),
+        summary: agent.summary.clone(),
+        default: agent.name == agents.default_name(),
+        max_attempts: agent.max_attempts.unwrap_or(config.workers.max_attempts),
+        retry_on_crash: agent.on_crash == crate::agents::OnCrash::Retry,
+    });
+    let settings = tasks::Config {
+        max_input: bytes(config.workers.input),
+        history_turns: config.workers.history_turns,
+        history_bytes: bytes(config.workers.history),
+        on_busy: config.workers.on_busy,
+        ..tasks::Config::default()
+    };
+    Tasks::new(store.clone(), hub.clone(), infos.collect(), settings)
+}
+
+/// The engine, the catalogue, and the task that keeps it true.
+fn open_plugins(
+    config: &Config,
+    settings: Settings,
+    clock: Clock,
+) -> anyhow::Result<(Engine, Catalogue<Exchange>, Keeper<Exchange>)> {
+    let largest = usize::try_from(settings.largest_memory()).context("plugin_defaults.memory is too large")?;
+    let engine = Engine::new(&config.engine, largest)?;
+    let loader = loader(&engine, &config.data_dir)?;
+    let (catalogue, keeper) = Keeper::open(config.plugins_dir.clone(), loader, settings, clock)
+        .with_context(|| format!("can't open the plugin directory {}", config.plugins_dir.display()))?;
+    Ok((engine, catalogue, keeper))
+}
+
+/// What loads components, with its cache in the data directory.
+///
+/// # Errors
+/// The cache's directory can't be created.
+pub fn loader(engine: &Engine, data_dir: &Path) -> anyhow::Result<Loader<Exchange>> {
+    let dir = data_dir.join("artefacts");
+    let artefacts =
+        ArtefactCache::open(dir.clone()).with_context(|| format!("can't open the cache {}", dir.display()))?;
+    Loader::new(engine.clone(), artefacts).map_err(anyhow::Error::from)
+}
+
+fn worker(
+    config: &Config,
+    agents: &Agents,
+    store: &Arc<dyn Store>,
+    hub: &Hub,
+    tasks: &Tasks,
+    clock: &Clock,
+) -> worker::Worker {
+    let (agents, max_attempts) = (agents.clone(), config.workers.max_attempts);
+    let lookup = move |name: &str| {
+        agents.get(name).map(|agent| RunnableAgent {
+            agent: agent.backend.clone(),
+            silence: agent.stream_timeout,
+            max_attempts: agent.max_attempts.unwrap_or(max_attempts),
+            retry_on_crash: agent.on_crash == crate::agents::OnCrash::Retry,
+        })
+    };
+    worker::Worker {
+        store: store.clone(),
+        hub: hub.clone(),
+        tasks: tasks.clone(),
+        agents: Arc::new(lookup),
+        config: worker::Config {
+            count: config.workers.count,
+            lease: config.workers.lease,
+            task_deadline: config.workers.task_deadline,
+            drain: config.drain,
+            ..worker::Config::default()
+        },
+        clock: clock.clone(),
+    }
+}
+
+fn delivery_worker(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    egress: Egress,
+    callbacks: Callbacks,
+    exchanges: &Exchanges,
+    clock: &Clock,
+) -> delivery::Worker {
+    let exchanges = exchanges.clone();
+    let deliver = move |delivery: PluginDelivery| {
+        let exchanges = exchanges.clone();
+        let call: futures::future::BoxFuture<'static, _> = Box::pin(async move {
+            exchanges.deliver(&delivery.plugin, delivery.task, delivery.address).await
+        });
+        call
+    };
+    delivery::Worker {
+        outbox: store.clone(),
+        egress,
+        callbacks,
+        deliver: Arc::new(deliver),
+        config: config.delivery.clone(),
+        clock: clock.clone(),
+        seed: rand::random(),
+    }
+}
+
+async fn fold_metrics(metrics: Metrics, finish: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = finish.cancelled() => return,
+            _ = ticks.tick() => metrics.upkeep(),
+        }
+    }
+}

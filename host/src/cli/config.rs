@@ -1,0 +1,21 @@
+//! `plugway config check`.
+
+use anyhow::Context as _;
+
+use super::{ServeArgs, serve};
+use crate::agents::Agents;
+use crate::delivery::Callbacks;
+use crate::egress::Tls;
+use crate::plugins::Settings;
+
+/// Checks everything that can be checked without serving, and prints the effective configuration.
+pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
+    let config = serve::load(args)?;
+    Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
+    Callbacks::new(config.callbacks.clone())?;
+    Agents::new(&config.agents, &config.default_agent, &Tls::default())?;
+    crate::ingress::check_auth(&config.auth, config.listen)?;
+    let shown = toml::to_string(&config).context("the configuration can't be printed")?;
+    print!("{shown}");
+    Ok(())
+}

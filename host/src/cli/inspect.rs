@@ -1,0 +1,123 @@
+//! `plugway plugin check` and `plugway plugin inspect`: the loading transaction without serving.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use sha2::{Digest as _, Sha256};
+
+use super::{CheckArgs, ServeArgs, serve};
+use crate::app;
+use crate::exchanges::Exchange;
+use crate::plugins::{Engine, EngineConfig, Generation, PluginSettings, RouteTable, Settings};
+
+/// Loads the component, and says whether it would serve.
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let (settings, generation) = match load(args) {
+        Ok(loaded) => loaded,
+        Err(error) if args.json => {
+            println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
+            std::process::exit(1);
+        }
+        Err(error) => return Err(error),
+    };
+    let missing = missing_grants(&settings, &generation);
+    if args.json {
+        println!("{}", serde_json::json!({ "ok": true, "name": settings.name, "not_granted": missing }));
+        return Ok(());
+    }
+    println!("{}: ok, would serve as `{}`", args.file.display(), settings.name);
+    for want in missing {
+        println!("  wants {want} (not granted)");
+    }
+    Ok(())
+}
+
+/// Loads the component, and prints what it says of itself.
+pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
+    let (settings, generation) = load(args)?;
+    let size = std::fs::metadata(&args.file).map(|metadata| metadata.len()).unwrap_or(0);
+    let manifest = &generation.manifest;
+    if args.json {
+        let schema: serde_json::Value = serde_json::from_str(&manifest.config_schema).unwrap_or_default();
+        let shown = serde_json::json!({
+            "name": manifest.name,
+            "version": manifest.version,
+            "summary": manifest.summary,
+            "contract": generation.contract,
+            "roles": generation.exported,
+            "routes": manifest.routes,
+            "wants": { "origins": manifest.origins, "secrets": manifest.secrets },
+            "not_granted": missing_grants(&settings, &generation),
+            "config_schema": schema,
+            "size_bytes": size,
+        });
+        println!("{}", serde_json::to_string_pretty(&shown)?);
+        return Ok(());
+    }
+    println!("name      {}", manifest.name);
+    println!("version   {}", manifest.version);
+    println!("summary   {}", manifest.summary);
+    println!("contract  plugway:gateway {}", generation.contract);
+    let roles: Vec<String> = generation.exported.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+    println!("roles     {}", roles.join(", "));
+    for route in &manifest.routes {
+        println!("route     {} {} (access: {:?})", route.method, route.path, route.access);
+    }
+    for origin in &manifest.origins {
+        println!("wants     origin {origin}");
+    }
+    for secret in &manifest.secrets {
+        println!("wants     secret {secret}");
+    }
+    println!("size      {}", bytesize::ByteSize(size));
+    Ok(())
+}
+
+/// Runs the transaction up to the swap, as the gateway would.
+fn load(args: &CheckArgs) -> anyhow::Result<(PluginSettings, Generation<Exchange>)> {
+    let name = args.file.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
+    let serve_args = ServeArgs { config: args.config.clone(), listen: None, data_dir: None, plugins_dir: None };
+    let config = serve::load(&serve_args)?;
+    let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?.of(name);
+    let bytes = std::fs::read(&args.file).with_context(|| format!("can't read {}", args.file.display()))?;
+    let bound = settings.limits.file.as_u64();
+    if bytes.len() as u64 > bound {
+        bail!("{} is larger than {} (limits.file)", args.file.display(), bytesize::ByteSize(bound));
+    }
+    let engine = Engine::new(
+        &EngineConfig { exchanges: 4, threads: 1 },
+        usize::try_from(settings.limits.memory.as_u64()).context("limits.memory is too large")?,
+    )?;
+    let cache = tempdir()?;
+    let loader = app::loader(&engine, &cache)?;
+    let hash = Sha256::digest(&bytes).into();
+    let loaded = serve::runtime()?.block_on(loader.load(&settings, 1, hash, bytes, 0));
+    let _ = std::fs::remove_dir_all(&cache);
+    let generation = std::sync::Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
+    // Its routes must go together, and none may be the host's own.
+    let plugin = std::sync::Arc::new(crate::plugins::Plugin::new(settings.clone()));
+    RouteTable::default()
+        .add(&plugin, &generation)
+        .map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?;
+    let generation = std::sync::Arc::into_inner(generation).context("the component is still in use")?;
+    Ok((settings, generation))
+}
+
+/// A directory of this process's own, for an artefact that nobody keeps.
+fn tempdir() -> anyhow::Result<std::path::PathBuf> {
+    let dir = std::env::temp_dir().join(format!("plugway-check-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn missing_grants(settings: &PluginSettings, generation: &Generation<Exchange>) -> Vec<String> {
+    let manifest = &generation.manifest;
+    let mut missing: BTreeMap<String, ()> = BTreeMap::new();
+    for origin in manifest.origins.iter().filter(|origin| !settings.grant.reaches(origin)) {
+        missing.insert(format!("origin {origin}"), ());
+    }
+    for secret in manifest.secrets.iter().filter(|secret| settings.grant.secret(secret).is_none()) {
+        missing.insert(format!("secret {secret}"), ());
+    }
+    missing.into_keys().collect()
+}

@@ -1,0 +1,70 @@
+//! `plugway serve`: from the configuration to the last line of the log.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+
+use super::ServeArgs;
+use crate::app::Gateway;
+use crate::config::{Config, Overrides};
+use crate::telemetry::{self, Metrics};
+
+/// Reads the configuration that the arguments name.
+pub(super) fn load(args: &ServeArgs) -> anyhow::Result<Config> {
+    let overrides = Overrides {
+        listen: args.listen.clone(),
+        data_dir: args.data_dir.clone(),
+        plugins_dir: args.plugins_dir.clone(),
+    };
+    Config::load(args.config.as_deref(), &overrides).context("the configuration can't be used")
+}
+
+/// Serves until SIGINT or SIGTERM.
+pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    let config = load(args)?;
+    telemetry::init_logs(&config.telemetry)?;
+    let metrics = Metrics::install()?;
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        let gateway = Gateway::start(config, metrics).await?;
+        announce(&gateway)?;
+        gateway.serve(stop).await;
+        Ok(())
+    })
+}
+
+/// The runtime of everything but guests.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")
+}
+
+/// Tells programs where the gateway listens: one line on standard output.
+pub(super) fn announce(gateway: &Gateway) -> anyhow::Result<()> {
+    let address = gateway.address()?;
+    tracing::info!(%address, plugins = %gateway.catalogue().dir().display(), "listening");
+    let mut stdout = std::io::stdout();
+    // Whoever started the gateway may have closed its output: no reason not to serve.
+    let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    Ok(())
+}
+
+/// Resolves when the gateway is asked to stop; the second signal ends the process at once.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("asked to stop twice: ending at once");
+            std::process::exit(130);
+        });
+    })
+}

@@ -1,0 +1,283 @@
+//! One typed configuration: the defaults file, then the operator's file, then the environment.
+//!
+//! Invariant: a setting that is not understood stops the start with its name; none is read and ignored.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::agents::AgentConfig;
+use crate::delivery::CallbacksConfig;
+use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig};
+use crate::plugins::{EngineConfig, Limits, PluginConfig};
+use crate::tasks::OnBusy;
+use crate::telemetry::TelemetryConfig;
+use crate::{delivery, egress};
+
+/// The defaults, which are also the reference of all settings.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+/// What is read where no file is named, if it is there.
+const USUAL_FILE: &str = "plugway.toml";
+/// Before the gateway's own names in the environment.
+const PREFIX: &str = "PLUGWAY__";
+
+/// The whole configuration. Units and defaults stand in `config.default.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Embedded store and artefact cache.
+    pub data_dir: PathBuf,
+    /// Where plugins are dropped.
+    pub plugins_dir: PathBuf,
+    /// Runs tasks that name no agent.
+    pub default_agent: String,
+    /// What is under way gets this long when the gateway stops.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// Keys.
+    pub auth: AuthConfig,
+    /// Bounds of connections and requests.
+    pub limits: HttpLimits,
+    /// Pages that may call.
+    pub cors: CorsConfig,
+    /// Where what must last is kept.
+    pub store: StoreConfig,
+    /// The worker pool.
+    pub workers: WorkersConfig,
+    /// The event stream.
+    pub stream: StreamConfig,
+    /// The WebAssembly engine.
+    pub engine: EngineConfig,
+    /// Limits of plugins that say nothing else.
+    pub plugin_defaults: Limits,
+    /// Outgoing requests.
+    pub egress: egress::Config,
+    /// The outbox.
+    pub delivery: delivery::Config,
+    /// Callbacks.
+    pub callbacks: CallbacksConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+    /// Agents by name.
+    pub agents: BTreeMap<String, AgentConfig>,
+    /// Plugins by name.
+    #[serde(default)]
+    pub plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Which.
+    pub kind: StoreKind,
+    /// Events of ended tasks.
+    #[serde(with = "humantime_serde")]
+    pub event_retention: Duration,
+    /// Ended tasks and all that goes with them.
+    #[serde(with = "humantime_serde")]
+    pub task_retention: Duration,
+}
+
+/// Kinds of stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A file in the data directory, for one gateway.
+    Sqlite,
+}
+
+/// `[workers]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkersConfig {
+    /// Tasks that run at once.
+    pub count: usize,
+    /// Tasks accepted and not started.
+    pub queue: u64,
+    /// How long one run may take.
+    #[serde(with = "humantime_serde")]
+    pub task_deadline: Duration,
+    /// Length of a lease.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Runs of a task whose worker died.
+    pub max_attempts: u32,
+    /// What a new turn does to a busy session.
+    pub on_busy: OnBusy,
+    /// Bytes of a task input document.
+    pub input: ByteSize,
+    /// Turns of a session that the next one is told.
+    pub history_turns: usize,
+    /// Bytes of text in those turns.
+    pub history: ByteSize,
+}
+
+/// What the command line says before everything else.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Overrides {
+    /// `--listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// `--data-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// `--plugins-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugins_dir: Option<PathBuf>,
+}
+
+/// A configuration that can't be used. The text names the setting and where it came from.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error("no configuration file {0}")]
+    NoFile(PathBuf),
+    /// A setting is unknown, missing or of the wrong type.
+    #[error("{0}")]
+    Setting(String),
+}
+
+impl Config {
+    /// Reads the configuration: defaults, file, the specifications' names in the environment, the gateway's own names,
+    /// the command line; the later wins.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Toml::string(DEFAULTS));
+        match file {
+            Some(path) if !path.is_file() => return Err(ConfigError::NoFile(path.to_owned())),
+            Some(path) => figment = figment.merge(Toml::file_exact(path)),
+            None if Path::new(USUAL_FILE).is_file() => figment = figment.merge(Toml::file_exact(USUAL_FILE)),
+            None => {}
+        }
+        let listen: String = figment.extract_inner("listen").map_err(|error| setting(&error))?;
+        figment = aliases(figment, &listen)?;
+        figment = figment.merge(Env::prefixed(PREFIX).split("__")).merge(Serialized::defaults(overrides));
+        let config: Self = figment.extract().map_err(|error| setting(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What no type can say.
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("workers.count", self.workers.count as u64),
+            ("workers.queue", self.workers.queue),
+            ("limits.connections", self.limits.connections as u64),
+            ("limits.body", self.limits.body.as_u64()),
+            ("stream.ring_events", self.stream.ring_events as u64),
+            ("plugin_defaults.exchanges", self.plugin_defaults.exchanges as u64),
+            ("engine.exchanges", self.engine.exchanges.into()),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return Err(ConfigError::Setting(format!("{name}: must be at least 1")));
+            }
+        }
+        let durations = [
+            ("stream.heartbeat", self.stream.heartbeat),
+            ("stream.write_timeout", self.stream.write_timeout),
+            ("workers.lease", self.workers.lease),
+            ("workers.task_deadline", self.workers.task_deadline),
+            ("plugin_defaults.cpu_per_step", self.plugin_defaults.cpu_per_step),
+            ("plugin_defaults.exchange_timeout", self.plugin_defaults.exchange_timeout),
+        ];
+        for (name, value) in durations {
+            if value.is_zero() {
+                return Err(ConfigError::Setting(format!("{name}: must be longer than nothing")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of the environment that the specifications gave.
+fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let wrong = |name: &str, value: &str, wanted: &str| ConfigError::Setting(format!("{name}={value:?}: must be {wanted}"));
+    if let Some(port) = variable("WEBHOOK_PORT") {
+        let port: u16 = port.parse().map_err(|_| wrong("WEBHOOK_PORT", &port, "a port, 0 to 65535"))?;
+        let mut address: SocketAddr = listen.parse().map_err(|_| wrong("listen", listen, "an address, as 127.0.0.1:8080"))?;
+        address.set_port(port);
+        figment = figment.merge(("listen", address.to_string()));
+    }
+    if let Some(url) = variable("CALLBACK_URL") {
+        figment = figment.merge(("callbacks.result_url", url));
+    }
+    if let Some(count) = variable("MAX_WORKERS") {
+        let count: usize = count.parse().map_err(|_| wrong("MAX_WORKERS", &count, "a number"))?;
+        figment = figment.merge(("workers.count", count));
+    }
+    if let Some(enabled) = variable("ENABLE_SSE") {
+        let enabled = match enabled.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
+            _ => return Err(wrong("ENABLE_SSE", &enabled, "true or false")),
+        };
+        figment = figment.merge(("stream.enabled", enabled));
+    }
+    for (name, key) in [
+        ("TELEGRAM_REPLY_TO_MODE", "plugins.telegram.config.reply_to_mode"),
+        ("TELEGRAM_ALLOWED_USERS", "plugins.telegram.config.allowed_users"),
+    ] {
+        if let Some(value) = variable(name) {
+            figment = figment.merge((key, value));
+        }
+    }
+    Ok(figment)
+}
+
+/// One line that names the setting, what is wrong with it, and where it stands.
+fn setting(error: &figment::Error) -> ConfigError {
+    let lines = error.clone().into_iter().map(|error| {
+        let key = error.path.join(".");
+        let source = error.metadata.as_ref().and_then(|metadata| metadata.source.as_ref()).map(ToString::to_string);
+        let place = match (&error.metadata, source) {
+            (Some(_), Some(source)) if source.contains(".rs:") => " (in the defaults)".to_owned(),
+            (Some(_), Some(source)) => format!(" (in {source})"),
+            (Some(metadata), None) if metadata.name.contains("environment") => {
+                format!(" (in the environment: {PREFIX}{})", key.to_uppercase().replace('.', "__"))
+            }
+            _ => String::new(),
+        };
+        let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+        format!("{key}{}{place}", error.kind)
+    });
+    ConfigError::Setting(lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_a_whole_configuration() {
+        let config: Config = Figment::from(Toml::string(DEFAULTS)).extract().unwrap();
+        config.check().unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert!(config.agents.contains_key("echo"));
+    }
+
+    #[test]
+    fn a_setting_that_is_not_understood_is_named() {
+        let read = |text: &str| {
+            let figment = Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(text));
+            setting(&figment.extract::<Config>().unwrap_err()).to_string()
+        };
+        assert!(read("[workers]\ncuont = 3").contains("cuont"));
+        assert!(read("[workers]\ncount = \"many\"").contains("workers.count"));
+        assert!(read("listen = \"nowhere\"").contains("listen"));
+        assert!(read("[agents.x]\nkind = \"parrot\"").contains("agents.x"));
+        assert!(read("[plugins.x.limits]\nmemory = \"lots\"").contains("plugins.x.limits.memory"));
+    }
+}

@@ -1,0 +1,184 @@
+//! When a delivery is tried again, and when it is given up.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Settlement;
+
+/// How often and how long something is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Tries that count before it becomes a dead letter. Default 20.
+    pub attempts: u32,
+    /// Bound of the wait after the first try; it doubles from try to try. The wait itself is drawn between nothing and
+    /// the bound (full jitter). Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub first_delay: Duration,
+    /// Largest bound of the wait. Default 15 min.
+    #[serde(with = "humantime_serde")]
+    pub max_delay: Duration,
+    /// Longest wait that a receiver or a plugin may ask for. Default 1 h.
+    #[serde(with = "humantime_serde")]
+    pub max_asked_delay: Duration,
+    /// A failed delivery older than this becomes a dead letter. Default 24 h.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 20,
+            first_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(15 * 60),
+            max_asked_delay: Duration::from_secs(3600),
+            max_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// What one try came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It arrived.
+    Delivered,
+    /// It did not, and may another time, not before `after`.
+    Failed { error: String, after: Duration },
+    /// It never will.
+    Hopeless { error: String },
+    /// There was no real try: whoever takes it is not there. Not before `after`.
+    NotNow { reason: String, after: Duration },
+}
+
+/// A seeded source of jitter.
+#[derive(Debug)]
+pub(super) struct Jitter(Mutex<SmallRng>);
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Mutex::new(SmallRng::seed_from_u64(seed)))
+    }
+
+    /// Anything up to the bound.
+    fn up_to(&self, bound: Duration) -> Duration {
+        let share: f64 = self.0.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.0..=1.0);
+        bound.mul_f64(share)
+    }
+}
+
+impl Retry {
+    /// Largest wait after that many tries that counted (from 1).
+    fn bound(&self, attempts: u32) -> Duration {
+        let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first_delay.saturating_mul(factor).min(self.max_delay)
+    }
+
+    /// What to tell the store. `attempts` counts the tries before this one.
+    pub(super) fn settle(
+        &self,
+        outcome: Outcome,
+        attempts: u32,
+        created_ms: u64,
+        now_ms: u64,
+        jitter: &Jitter,
+    ) -> Settlement {
+        let at = |wait: Duration| now_ms.saturating_add(millis(wait));
+        match outcome {
+            Outcome::Delivered => Settlement::Done,
+            Outcome::Hopeless { error } => Settlement::Dead { error },
+            Outcome::NotNow { reason, after } => Settlement::Retry {
+                not_before_ms: at(after.min(self.max_asked_delay)),
+                counts: false,
+                error: reason,
+            },
+            Outcome::Failed { error, after } => {
+                let made = attempts.saturating_add(1);
+                if made >= self.attempts {
+                    return Settlement::Dead { error: format!("given up after {made} tries: {error}") };
+                }
+                let age = Duration::from_millis(now_ms.saturating_sub(created_ms));
+                if age >= self.max_age {
+                    let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+                    return Settlement::Dead { error: format!("given up after {age}: {error}") };
+                }
+                let wait = jitter.up_to(self.bound(made)).max(after.min(self.max_asked_delay));
+                Settlement::Retry { not_before_ms: at(wait), counts: true, error }
+            }
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Retry = Retry {
+        attempts: 5,
+        first_delay: Duration::from_secs(2),
+        max_delay: Duration::from_secs(10),
+        max_asked_delay: Duration::from_secs(60),
+        max_age: Duration::from_secs(100),
+    };
+
+    fn failed(after: u64) -> Outcome {
+        Outcome::Failed { error: "no".to_owned(), after: Duration::from_secs(after) }
+    }
+
+    fn wait(outcome: Outcome, attempts: u32, jitter: &Jitter) -> u64 {
+        match POLICY.settle(outcome, attempts, 1_000, 1_000, jitter) {
+            Settlement::Retry { not_before_ms, .. } => not_before_ms - 1_000,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn waits_are_drawn_below_a_bound_that_doubles() {
+        let jitter = Jitter::new(7);
+        for (attempts, bound) in [(0, 2_000), (1, 4_000), (2, 8_000), (3, 10_000)] {
+            let waits: Vec<_> = (0..200).map(|_| wait(failed(0), attempts, &jitter)).collect();
+            assert!(waits.iter().all(|wait| *wait <= bound), "{waits:?}");
+            assert!(
+                waits.iter().any(|wait| *wait > bound * 9 / 10)
+                    && waits.iter().any(|wait| *wait < bound / 10)
+            );
+        }
+        assert_eq!(wait(failed(0), 1, &Jitter::new(1)), wait(failed(0), 1, &Jitter::new(1)));
+        assert_eq!(Retry::default().bound(u32::MAX), Retry::default().max_delay);
+    }
+
+    #[test]
+    fn what_a_receiver_asks_for_is_kept_up_to_a_bound() {
+        let jitter = Jitter::new(7);
+        assert!((30_000..=30_001).contains(&wait(failed(30), 0, &jitter)));
+        assert_eq!(wait(failed(3600), 0, &jitter), 60_000);
+    }
+
+    #[test]
+    fn tries_and_time_run_out() {
+        let settle = |attempts, now| POLICY.settle(failed(0), attempts, 0, now, &Jitter::new(1));
+        assert!(matches!(settle(3, 0), Settlement::Retry { counts: true, .. }));
+        assert!(matches!(settle(4, 0), Settlement::Dead { error } if error.contains("after 5 tries: no")));
+        assert!(matches!(settle(0, 100_000), Settlement::Dead { error } if error.contains("1m 40s")));
+    }
+
+    #[test]
+    fn a_try_that_was_none_does_not_count() {
+        let outcome = Outcome::NotNow { reason: "absent".to_owned(), after: Duration::from_secs(5) };
+        let settled = POLICY.settle(outcome, 100, 0, u64::from(u32::MAX), &Jitter::new(1));
+        let expected = Settlement::Retry {
+            not_before_ms: u64::from(u32::MAX) + 5_000,
+            counts: false,
+            error: "absent".to_owned(),
+        };
+        assert_eq!(settled, expected);
+    }
+}

@@ -1,0 +1,331 @@
+//! The outbox worker: claims what is due, makes one try of each, and says what it came to.
+//!
+//! A permit is there before a delivery is claimed and moves into the try. While a try is under way its lease is renewed;
+//! a try whose lease is lost is dropped on the spot, since somebody else may be making it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::retry::{Jitter, Outcome};
+use super::{DeliveryFailure, PluginDelivery, Worker, webhook};
+use crate::store::{Delivery, DeliveryLease, DeliveryTarget, Settlement, StoreError};
+
+/// Deliveries claimed in one go.
+const BATCH: usize = 64;
+/// When something comes back to the outbox because there is no permit for it.
+const NO_PERMIT_WAIT: Duration = Duration::from_secs(1);
+/// Least wait between two looks that found nothing, whatever the store says is due.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+/// Least time that a plugin which can't be called is left alone.
+const LEAST_NOT_NOW: Duration = Duration::from_millis(100);
+/// Wait after the store failed.
+const STORE_WAIT: Duration = Duration::from_secs(1);
+
+/// A plugin whose deliveries are to be left alone for a while.
+type Away = Option<(String, Duration)>;
+
+/// Works off the outbox until it is told to stop; then deliveries under way get `config.drain` to finish, and what has
+/// not finished goes back to the outbox without counting as a try.
+pub async fn run(worker: Worker, stop: CancellationToken) {
+    let tries = Tries { jitter: Jitter::new(worker.seed), worker, stop: stop.clone() };
+    Loop {
+        webhooks: Arc::new(Semaphore::new(tries.worker.config.webhooks.clamp(1, Semaphore::MAX_PERMITS))),
+        plugins: BTreeMap::new(),
+        away: BTreeMap::new(),
+        under_way: JoinSet::new(),
+        tries: Arc::new(tries),
+    }
+    .run(&stop)
+    .await;
+}
+
+struct Loop {
+    tries: Arc<Tries>,
+    /// Permits of webhooks.
+    webhooks: Arc<Semaphore>,
+    /// Permits of each plugin that has something under way.
+    plugins: BTreeMap<String, Arc<Semaphore>>,
+    /// Plugins that can't be called, and until when.
+    away: BTreeMap<String, Instant>,
+    under_way: JoinSet<Away>,
+}
+
+impl Loop {
+    async fn run(mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let wait = self.claim().await;
+            if wait.is_zero() {
+                self.collect();
+                continue;
+            }
+            let outbox = Arc::clone(&self.tries.worker.outbox);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = outbox.delivery_ready() => {}
+                () = tokio::time::sleep(wait) => {}
+                Some(ended) = self.under_way.join_next() => self.ended(ended),
+            }
+            self.collect();
+        }
+        // Every try sees the token itself.
+        while let Some(ended) = self.under_way.join_next().await {
+            self.ended(ended);
+        }
+    }
+
+    /// Notes what has ended meanwhile.
+    fn collect(&mut self) {
+        while let Some(ended) = self.under_way.try_join_next() {
+            self.ended(ended);
+        }
+        let all = self.per_plugin();
+        self.plugins.retain(|_, permits| permits.available_permits() < all);
+        let now = Instant::now();
+        self.away.retain(|_, until| *until > now);
+    }
+
+    fn ended(&mut self, ended: Result<Away, tokio::task::JoinError>) {
+        match ended {
+            Ok(Some((plugin, after))) => {
+                self.away.insert(plugin, Instant::now() + after);
+            }
+            Ok(None) => {}
+            // Its lease runs out, and it is tried again.
+            Err(error) => error!(%error, "a delivery panicked"),
+        }
+    }
+
+    fn per_plugin(&self) -> usize {
+        self.tries.worker.config.per_plugin.clamp(1, Semaphore::MAX_PERMITS)
+    }
+
+    /// Claims once and begins what was claimed. Returns how long there is nothing to do; zero: look again at once.
+    async fn claim(&mut self) -> Duration {
+        let Worker { outbox, config, clock, .. } = &self.tries.worker;
+        let mut except: Vec<String> = self.away.keys().cloned().collect();
+        let full = self.plugins.iter().filter(|(_, permits)| permits.available_permits() == 0);
+        except.extend(full.map(|(plugin, _)| plugin.clone()));
+        // Every webhook that is claimed must find a permit, and what is no webhook gives its permit back. Without any
+        // left, plugins' deliveries are still looked for; a webhook that turns up then goes back for a second.
+        let free = self.webhooks.available_permits().min(BATCH);
+        let mut permits: Vec<_> =
+            (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
+        let limit = if permits.is_empty() { BATCH } else { permits.len() };
+        let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                warn!(%error, "the outbox can't be read");
+                return STORE_WAIT;
+            }
+        };
+        let more = claimed.items.len() >= limit;
+        let due = claimed.next_due_ms.map(|due| Duration::from_millis(due.saturating_sub(clock.now_ms())));
+        let poll = config.poll;
+        let mut back = Vec::new();
+        for delivery in claimed.items {
+            match self.permit(&delivery.target, &mut permits) {
+                Some(permit) => {
+                    let tries = Arc::clone(&self.tries);
+                    self.under_way.spawn(async move {
+                        let away = tries.make(delivery).await;
+                        drop(permit);
+                        away
+                    });
+                }
+                None => back.push(delivery),
+            }
+        }
+        let back = back.iter().map(|delivery| {
+            let reason = "as many are under way as the configuration allows".to_owned();
+            self.tries.end(delivery, Outcome::NotNow { reason, after: NO_PERMIT_WAIT })
+        });
+        futures::future::join_all(back).await;
+        if more {
+            return Duration::ZERO;
+        }
+        let away = self.away.values().min().map(|until| until.saturating_duration_since(Instant::now()));
+        [due, away].into_iter().flatten().fold(poll, Duration::min).max(LEAST_WAIT)
+    }
+
+    fn permit(
+        &mut self,
+        target: &DeliveryTarget,
+        webhooks: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Option<OwnedSemaphorePermit> {
+        match target {
+            DeliveryTarget::Webhook { .. } => webhooks.pop(),
+            DeliveryTarget::Plugin { plugin, .. } => {
+                let all = self.per_plugin();
+                let permits =
+                    self.plugins.entry(plugin.clone()).or_insert_with(|| Arc::new(Semaphore::new(all)));
+                Arc::clone(permits).try_acquire_owned().ok()
+            }
+        }
+    }
+}
+
+/// Makes tries.
+struct Tries {
+    worker: Worker,
+    jitter: Jitter,
+    stop: CancellationToken,
+}
+
+impl Tries {
+    /// One try of a delivery, to its settlement.
+    async fn make(&self, delivery: Delivery) -> Away {
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.attempt(&delivery) => outcome,
+            () = self.drained() => Outcome::NotNow {
+                reason: "the gateway is stopping".to_owned(),
+                after: Duration::ZERO,
+            },
+            () = self.keep(delivery.lease) => {
+                count(&delivery.target, "lost");
+                warn!(delivery = delivery.lease.id.0, "the lease of a delivery was lost, it is left to whoever has it now");
+                return None;
+            }
+        };
+        let away = match (&outcome, &delivery.target) {
+            (Outcome::NotNow { after, .. }, DeliveryTarget::Plugin { plugin, .. }) => {
+                Some((plugin.clone(), *after))
+            }
+            _ => None,
+        };
+        self.end(&delivery, outcome).await;
+        away
+    }
+
+    async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        let Worker { egress, callbacks, clock, deliver, .. } = &self.worker;
+        match &delivery.target {
+            DeliveryTarget::Webhook { owner, key, url, body } => {
+                webhook::post(egress, callbacks, clock, owner, key, url, body).await
+            }
+            DeliveryTarget::Plugin { plugin, task, session, address } => {
+                let call = PluginDelivery {
+                    plugin: plugin.clone(),
+                    task: *task,
+                    session: session.clone(),
+                    address: address.clone(),
+                    attempt: delivery.attempts.saturating_add(1),
+                };
+                match deliver(call).await {
+                    Ok(()) => Outcome::Delivered,
+                    Err(DeliveryFailure::Retry { after }) => {
+                        Outcome::Failed { error: "the plugin asked for another try".to_owned(), after }
+                    }
+                    Err(DeliveryFailure::Permanent(error)) => Outcome::Hopeless { error },
+                    Err(DeliveryFailure::Broken(error)) => Outcome::Failed { error, after: Duration::ZERO },
+                    Err(DeliveryFailure::NotNow { after, reason }) => {
+                        Outcome::NotNow { reason, after: after.max(LEAST_NOT_NOW) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns when there is no more time to finish anything.
+    async fn drained(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(self.worker.config.drain).await;
+    }
+
+    /// Renews a lease; returns when it is lost, or can't be known not to be.
+    async fn keep(&self, lease: DeliveryLease) {
+        let length = self.worker.config.lease;
+        let mut held_until = Instant::now() + length;
+        loop {
+            tokio::time::sleep(length / 3).await;
+            match tokio::time::timeout_at(held_until, self.worker.outbox.renew_delivery(lease, length)).await
+            {
+                Ok(Ok(())) => held_until = Instant::now() + length,
+                Ok(Err(StoreError::LeaseLost)) => return,
+                Ok(Err(error)) => warn!(%error, delivery = lease.id.0, "a delivery's lease can't be renewed"),
+                Err(_) => {}
+            }
+            if Instant::now() >= held_until {
+                return;
+            }
+        }
+    }
+
+    /// Settles, logs and counts. While the store fails it is asked again, as long as the lease may last: a delivery that
+    /// is not settled is made again.
+    async fn end(&self, delivery: &Delivery, outcome: Outcome) {
+        let Worker { outbox, config, callbacks, clock, .. } = &self.worker;
+        let retry = match delivery.target {
+            DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
+            DeliveryTarget::Plugin { .. } => &config.retry,
+        };
+        let now = clock.now_ms();
+        let settlement = retry.settle(outcome, delivery.attempts, delivery.created_ms, now, &self.jitter);
+        report(delivery, &settlement, now);
+        let deadline = Instant::now() + config.lease;
+        let mut wait = LEAST_WAIT;
+        loop {
+            match outbox.settle(delivery.lease, settlement.clone()).await {
+                Ok(()) => return,
+                Err(error) if matches!(error, StoreError::LeaseLost) || Instant::now() + wait > deadline => {
+                    warn!(%error, delivery = delivery.lease.id.0, "a delivery can't be settled, it may be made again");
+                    return;
+                }
+                Err(_) => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(STORE_WAIT);
+                }
+            }
+        }
+    }
+}
+
+/// Where a delivery goes, for logs: of a URL only the origin, since the rest of it may be confidential.
+fn destination(target: &DeliveryTarget) -> String {
+    match target {
+        DeliveryTarget::Plugin { plugin, task, .. } => format!("{plugin} ({task})"),
+        DeliveryTarget::Webhook { url, .. } => {
+            url::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+        }
+    }
+}
+
+fn report(delivery: &Delivery, settlement: &Settlement, now_ms: u64) {
+    let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
+    let attempt = delivery.attempts.saturating_add(1);
+    match settlement {
+        Settlement::Done => {
+            count(&delivery.target, "delivered");
+            debug!(delivery = id, to, attempt, "delivered");
+        }
+        Settlement::Retry { counts: true, not_before_ms, error } => {
+            count(&delivery.target, "retry");
+            let wait = Duration::from_millis(not_before_ms.saturating_sub(now_ms));
+            info!(delivery = id, to, attempt, ?wait, error, "a delivery failed and is tried again");
+        }
+        Settlement::Retry { counts: false, error, .. } => {
+            count(&delivery.target, "deferred");
+            debug!(delivery = id, to, error, "a delivery waits");
+        }
+        Settlement::Dead { error } => {
+            count(&delivery.target, "dead");
+            warn!(delivery = id, to, attempt, error, "a delivery was given up and is a dead letter now");
+        }
+    }
+}
+
+fn count(target: &DeliveryTarget, outcome: &'static str) {
+    let (kind, plugin) = match target {
+        DeliveryTarget::Plugin { plugin, .. } => ("plugin", plugin.clone()),
+        DeliveryTarget::Webhook { owner, .. } => ("webhook", owner.clone()),
+    };
+    metrics::counter!("plugway_deliveries_total", "kind" => kind, "plugin" => plugin, "outcome" => outcome)
+        .increment(1);
+}

@@ -1,0 +1,135 @@
+//! The data of one exchange's store: who it is, what it may use, and where its answer goes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use wasmtime::component::{InstancePre, Linker};
+use wasmtime_wasi::{WasiCtxView, WasiView};
+
+use super::bindings::{delivery, http, imports};
+use super::mailbox::Mailbox;
+use super::pacing::Pacer;
+use super::responder::Responder;
+use crate::delivery::Webhooks;
+use crate::domain::{Clock, TaskId};
+use crate::egress::Egress;
+use crate::hub::Hub;
+use crate::plugins::{Guest, Plugin, Sandbox};
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+/// What all exchanges share.
+pub(crate) struct Services {
+    pub(crate) tasks: Tasks,
+    pub(crate) hub: Hub,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) egress: Egress,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) pacer: Pacer,
+    pub(crate) clock: Clock,
+}
+
+/// Data of one exchange's store. `live` is none while a plugin is only asked to describe itself.
+#[derive(Debug)]
+pub struct Exchange {
+    sandbox: Sandbox,
+    live: Option<Live>,
+}
+
+/// An exchange that serves.
+pub(crate) struct Live {
+    pub(crate) services: Arc<Services>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) mailbox: Mailbox,
+    /// None where there is no request to answer.
+    pub(crate) responder: Option<Responder>,
+    /// Tasks that are known to be the plugin's own.
+    pub(crate) own_tasks: HashSet<TaskId>,
+    pub(crate) requests_sent: u32,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("plugin", self.plugin.name()).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(sandbox: Sandbox, live: Live) -> Self {
+        Self { sandbox, live: Some(live) }
+    }
+
+    /// The serving exchange.
+    ///
+    /// # Errors
+    /// Traps a plugin that calls out while it is only asked to describe itself.
+    pub(crate) fn live(&mut self) -> wasmtime::Result<&mut Live> {
+        self.live.as_mut().ok_or_else(|| wasmtime::Error::msg("`describe` and `check` may call nothing but `host`"))
+    }
+
+    pub(crate) fn live_opt(&self) -> Option<&Live> {
+        self.live.as_ref()
+    }
+
+    pub(crate) fn new_step(&mut self) {
+        self.sandbox.new_step();
+    }
+
+    pub(crate) fn sandbox_ref(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    pub(crate) fn table(&mut self) -> &mut wasmtime::component::ResourceTable {
+        &mut self.sandbox.table
+    }
+}
+
+impl WasiView for Exchange {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.sandbox.wasi, table: &mut self.sandbox.table }
+    }
+}
+
+/// The roles of a component that exchanges serve.
+pub struct Roles {
+    pub(crate) http: Option<http::HttpExportsIndices>,
+    pub(crate) delivery: Option<delivery::DeliveryExportsIndices>,
+}
+
+impl std::fmt::Debug for Roles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Roles")
+            .field("http", &self.http.is_some())
+            .field("delivery", &self.delivery.is_some())
+            .finish()
+    }
+}
+
+impl Guest for Exchange {
+    type Roles = Roles;
+
+    fn link(linker: &mut Linker<Self>) -> wasmtime::Result<()> {
+        imports::Exchange::add_to_linker::<_, wasmtime::component::HasSelf<Self>>(linker, |exchange| exchange)
+    }
+
+    fn roles(pre: &InstancePre<Self>) -> wasmtime::Result<Roles> {
+        let component = pre.component();
+        let exports = |interface: &str| {
+            let name = format!("plugway:gateway/{interface}@");
+            let ty = component.component_type();
+            ty.exports(component.engine()).any(|(export, _)| export.starts_with(&name))
+        };
+        Ok(Roles {
+            http: exports("http").then(|| http::HttpExportsIndices::new(pre)).transpose()?,
+            delivery: exports("delivery").then(|| delivery::DeliveryExportsIndices::new(pre)).transpose()?,
+        })
+    }
+
+    fn probe(sandbox: Sandbox) -> Self {
+        Self { sandbox, live: None }
+    }
+
+    fn sandbox(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
+}

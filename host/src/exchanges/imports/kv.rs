@@ -1,0 +1,83 @@
+//! `kv`: the plugin's own durable storage.
+
+use std::time::Duration;
+
+use crate::exchanges::bindings::kv;
+use crate::exchanges::exchange::Exchange;
+use crate::store::{KvError, KvQuota, StoreError};
+
+/// Longest key, in bytes.
+const KEY: usize = 512;
+/// Largest value, in bytes.
+const VALUE: usize = 1 << 20;
+/// Keys that one call returns at most.
+const KEYS: u32 = 1_000;
+
+fn unavailable(error: StoreError) -> kv::Error {
+    kv::Error::Unavailable(error.to_string())
+}
+
+fn check_key(key: &str) -> Result<(), kv::Error> {
+    if key.is_empty() || key.len() > KEY {
+        return Err(kv::Error::TooLarge(format!("key: has {} bytes, 1 to {KEY} are allowed", key.len())));
+    }
+    Ok(())
+}
+
+impl kv::Host for Exchange {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<kv::Entry>, kv::Error>> {
+        let live = self.live()?;
+        let owner = live.plugin.name().clone();
+        let entry = live.services.store.get(&owner, &key).await;
+        self.new_step();
+        let entry = entry.map(|entry| entry.map(|entry| kv::Entry { value: entry.value, version: entry.version }));
+        Ok(entry.map_err(unavailable))
+    }
+
+    async fn put(
+        &mut self,
+        key: String,
+        value: Vec<u8>,
+        version: Option<u64>,
+        ttl_ms: Option<u64>,
+    ) -> wasmtime::Result<Result<u64, kv::Error>> {
+        if let Err(error) = check_key(&key) {
+            return Ok(Err(error));
+        }
+        if value.len() > VALUE {
+            return Ok(Err(kv::Error::TooLarge(format!("value: has {} bytes, at most {VALUE} are allowed", value.len()))));
+        }
+        let live = self.live()?;
+        let owner = live.plugin.name().clone();
+        let quota = KvQuota { bytes: live.plugin.settings.limits.kv.as_u64() };
+        let ttl = ttl_ms.map(Duration::from_millis);
+        let written = live.services.store.put(&owner, &key, value, version, ttl, quota).await;
+        self.new_step();
+        Ok(written.map_err(|error| match error {
+            KvError::Conflict(version) => kv::Error::Conflict(version),
+            KvError::Quota { .. } => kv::Error::TooLarge(format!("the plugin's storage (limits.kv): {error}")),
+            KvError::Store(error) => unavailable(error),
+        }))
+    }
+
+    async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), kv::Error>> {
+        let live = self.live()?;
+        let owner = live.plugin.name().clone();
+        let deleted = live.services.store.delete(&owner, &key).await;
+        self.new_step();
+        Ok(deleted.map_err(unavailable))
+    }
+
+    async fn keys(
+        &mut self,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Result<Vec<String>, kv::Error>> {
+        let live = self.live()?;
+        let owner = live.plugin.name().clone();
+        let keys = live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize).await;
+        self.new_step();
+        Ok(keys.map_err(unavailable))
+    }
+}

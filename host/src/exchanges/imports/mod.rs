@@ -1,0 +1,16 @@
+//! The contract's imports, one file an interface.
+
+mod agents;
+mod host;
+mod http_client;
+mod kv;
+mod mailbox;
+mod pacing;
+mod responder;
+mod tasks;
+mod webhooks;
+
+use super::bindings::types;
+use super::exchange::Exchange;
+
+impl types::Host for Exchange {}

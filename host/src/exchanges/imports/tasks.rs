@@ -1,0 +1,149 @@
+//! `tasks`: submitting work and following it. A plugin sees its own tasks and sessions only.
+
+use std::time::Duration;
+
+use crate::domain::{Cursor, DeliveryOrder, Moment, Position, SessionId, TaskId, TaskRecord};
+use crate::exchanges::bindings::tasks;
+use crate::exchanges::exchange::{Exchange, Live};
+use crate::store::StoreError;
+use crate::tasks::{SubmitError, SubmitRequest, Tasks};
+
+impl Live {
+    /// The task, if it is the plugin's.
+    async fn own_task(&mut self, task: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let Ok(task) = task.parse::<TaskId>() else { return Ok(None) };
+        let record = self.services.tasks.task(task).await?;
+        Ok(record.filter(|record| record.adapter == **self.plugin.name()))
+    }
+
+    /// The task's id, if it is the plugin's; asks the store only where it is not known already.
+    async fn own_task_id(&mut self, task: &str) -> Result<Option<TaskId>, StoreError> {
+        if let Ok(id) = task.parse::<TaskId>()
+            && self.own_tasks.contains(&id)
+        {
+            return Ok(Some(id));
+        }
+        let id = self.own_task(task).await?.map(|record| record.id);
+        self.own_tasks.extend(id);
+        Ok(id)
+    }
+}
+
+impl tasks::Host for Exchange {
+    async fn submit(&mut self, task: tasks::NewTask) -> wasmtime::Result<Result<tasks::Accepted, tasks::SubmitError>> {
+        let live = self.live()?;
+        let owner = live.plugin.name().clone();
+        let request = SubmitRequest {
+            agent: task.agent,
+            session: task.session,
+            input: task.input,
+            deliver: task.deliver.map(|order| DeliveryOrder {
+                address: order.address,
+                at: match order.at {
+                    tasks::Moment::Start => Moment::Start,
+                    tasks::Moment::End => Moment::End,
+                },
+            }),
+            idempotency_key: task.idempotency_key,
+        };
+        let result = live.services.tasks.submit(&owner, request).await;
+        if let Ok(submitted) = &result {
+            live.own_tasks.insert(submitted.task);
+        }
+        self.new_step();
+        Ok(match result {
+            Ok(submitted) => Ok(tasks::Accepted {
+                task: submitted.task.to_string(),
+                session: submitted.session.name().to_owned(),
+                duplicate: submitted.duplicate,
+            }),
+            Err(SubmitError::UnknownAgent(name)) => Err(tasks::SubmitError::UnknownAgent(name)),
+            Err(SubmitError::Busy { retry_after }) => Err(tasks::SubmitError::Busy(millis(retry_after))),
+            Err(SubmitError::Refused(why)) => Err(tasks::SubmitError::Refused(why)),
+            Err(SubmitError::Unavailable(why)) => Err(tasks::SubmitError::Unavailable(why)),
+            Err(other) => Err(tasks::SubmitError::Invalid(other.to_string())),
+        })
+    }
+
+    async fn follow(&mut self, task: String, after: Option<String>) -> wasmtime::Result<Result<(), String>> {
+        let live = self.live()?;
+        let id = match live.own_task_id(&task).await {
+            Ok(Some(id)) => id,
+            Ok(None) => return Ok(Err(format!("no task {task:?} of this plugin"))),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let after = match after.map(|cursor| cursor.parse::<Cursor>()).transpose() {
+            Ok(cursor) => cursor,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if let Some(cursor) = after
+            && cursor.task != id
+        {
+            return Ok(Err(format!("the cursor is of another task than {task}")));
+        }
+        let position = after.map_or(Position::START, |cursor| cursor.position);
+        let hub = live.services.hub.clone();
+        Ok(live.mailbox.follow(&hub, id, position))
+    }
+
+    async fn follow_session(&mut self, session: String, after: Option<String>) -> wasmtime::Result<Result<(), String>> {
+        let live = self.live()?;
+        let parsed = SessionId::new(live.plugin.name(), &session)
+            .and_then(|session| Ok((session, after.map(|cursor| cursor.parse::<Cursor>()).transpose()?)));
+        let (session, after) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if let Some(cursor) = after {
+            match live.own_task(&cursor.task.to_string()).await {
+                Ok(Some(record)) if record.session == session => {}
+                Ok(_) => return Ok(Err("the cursor is of no task of this session".into())),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+        let hub = live.services.hub.clone();
+        Ok(live.mailbox.follow_session(&hub, session, after))
+    }
+
+    async fn cancel(&mut self, task: String) -> wasmtime::Result<bool> {
+        let live = self.live()?;
+        let cancelled = match live.own_task_id(&task).await {
+            Ok(Some(id)) => live.services.tasks.cancel(id, "cancelled by the adapter").await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        self.new_step();
+        Ok(cancelled.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a task can't be cancelled");
+            false
+        }))
+    }
+
+    async fn cancel_session(&mut self, session: String) -> wasmtime::Result<u32> {
+        let live = self.live()?;
+        let Ok(session) = SessionId::new(live.plugin.name(), &session) else { return Ok(0) };
+        let cancelled = live.services.tasks.cancel_session(&session, "cancelled by the adapter").await;
+        self.new_step();
+        Ok(cancelled.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a session can't be cancelled");
+            0
+        }))
+    }
+
+    async fn describe(&mut self, task: String) -> wasmtime::Result<Option<String>> {
+        let live = self.live()?;
+        let record = live.own_task(&task).await;
+        self.new_step();
+        match record {
+            Ok(record) => Ok(record.map(|record| Tasks::document(&record).to_string())),
+            Err(error) => {
+                tracing::warn!(%error, "a task can't be looked up");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,226 @@
+//! Exchanges: one call of a plugin, in an instance of its own, from its admission to its end.
+//!
+//! Invariant: one exchange, one instance. Whatever a guest does ends this exchange and nothing else, and an instance
+//! that trapped is never used again. The permit that bounds exchanges is given back after the instance is gone.
+
+mod bindings;
+mod exchange;
+mod imports;
+mod mailbox;
+mod pacing;
+mod responder;
+mod run;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::delivery::{DeliveryFailure, Webhooks};
+use crate::domain::{Clock, TaskId};
+use crate::egress::Egress;
+use crate::hub::Hub;
+use crate::plugins::{Catalogue, Endpoint, Engine, Generation, InUse, Plugin, Refusal, Role};
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+pub use exchange::Exchange;
+pub use responder::ExchangeBody;
+
+
+use exchange::Services;
+use mailbox::Closing;
+use responder::Responder;
+use run::Outcome;
+
+/// A request for a plugin, with what the host has established about it.
+#[derive(Clone, Debug)]
+pub struct HttpCall {
+    /// Names the exchange in logs, traces and `x-request-id`.
+    pub exchange: String,
+    /// Parameters of the route, percent-decoded.
+    pub params: Vec<(String, String)>,
+    /// Upper case.
+    pub method: String,
+    /// Percent-encoded path.
+    pub path: String,
+    /// What follows the `?`.
+    pub query: Option<String>,
+    /// Lower-case names; values that are not UTF-8 are left out.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Bytes,
+    /// The caller's address.
+    pub client: String,
+    /// Name of the key that the caller showed.
+    pub caller: Option<String>,
+}
+
+/// A request that got no answer from the plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpFailure {
+    /// It was not let in: answer 503 with `Retry-After`.
+    #[error("the plugin is busy or resting")]
+    Refused(Duration),
+    /// It ended without an answer: answer 500, without details.
+    #[error("the plugin failed")]
+    Failed,
+    /// It did not answer within its time: answer 504.
+    #[error("the plugin did not answer in time")]
+    TimedOut,
+}
+
+/// What exchanges need of the rest of the gateway.
+#[derive(Debug)]
+pub struct Parts {
+    /// Submitting and cancelling.
+    pub tasks: Tasks,
+    /// Following.
+    pub hub: Hub,
+    /// The plugins' kv.
+    pub store: Arc<dyn Store>,
+    /// Outgoing requests.
+    pub egress: Egress,
+    /// Callbacks.
+    pub webhooks: Webhooks,
+    /// Time stamps.
+    pub clock: Clock,
+}
+
+/// Runs exchanges. Cheap to clone.
+#[derive(Clone)]
+pub struct Exchanges {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Engine,
+    catalogue: Catalogue<Exchange>,
+    services: Arc<Services>,
+    /// As many permits as the engine has slots.
+    slots: Arc<Semaphore>,
+    shutdown: CancellationToken,
+    running: TaskTracker,
+}
+
+impl std::fmt::Debug for Exchanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchanges").field("running", &self.shared.running.len()).finish_non_exhaustive()
+    }
+}
+
+/// What must be held while an exchange lives, dropped after its store.
+struct Admission {
+    _slot: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Exchanges {
+    /// Runs exchanges of the catalogue's plugins. `shutdown` tells guests that the host is going down.
+    pub fn new(engine: Engine, catalogue: Catalogue<Exchange>, parts: Parts, shutdown: CancellationToken) -> Self {
+        let Parts { tasks, hub, store, egress, webhooks, clock } = parts;
+        let services = Services { tasks, hub, store, egress, webhooks, pacer: pacing::Pacer::default(), clock };
+        let slots = Arc::new(Semaphore::new(engine.slots()));
+        let shared =
+            Shared { engine, catalogue, services: Arc::new(services), slots, shutdown, running: TaskTracker::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The plugins.
+    pub fn catalogue(&self) -> &Catalogue<Exchange> {
+        &self.shared.catalogue
+    }
+
+    /// Waits until no exchange runs any more, or the time is over. Returns how many were left.
+    pub async fn drain(&self, patience: Duration) -> usize {
+        self.shared.running.close();
+        let _ = tokio::time::timeout(patience, self.shared.running.wait()).await;
+        self.shared.running.len()
+    }
+
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let slots = self.shared.slots.clone();
+        slots.acquire_owned().await.map_err(|_| Refusal::Busy(Duration::from_secs(1)))
+    }
+
+    fn closing(&self, plugin: &Plugin, generation: &Generation<Exchange>, peer_gone: CancellationToken) -> Closing {
+        Closing {
+            peer_gone,
+            shutdown: self.shared.shutdown.clone(),
+            replaced: generation.closing.clone(),
+            deadline: tokio::time::Instant::now() + run::told_after(plugin.settings.limits.exchange_timeout),
+        }
+    }
+
+    /// Lets a plugin answer a request. Returns as soon as it has begun to; the exchange may go on after that. Dropped
+    /// before that, the exchange is told that its client is gone.
+    ///
+    /// # Errors
+    /// [`HttpFailure`]: there is no answer.
+    pub async fn http(&self, endpoint: &Endpoint<Exchange>, call: HttpCall) -> Result<Response<ExchangeBody>, HttpFailure> {
+        let plugin = endpoint.plugin.clone();
+        let refused = |refusal: Refusal| HttpFailure::Refused(refusal.retry_after());
+        let permit = plugin.admit_request().await.map_err(refused)?;
+        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
+        let generation = InUse::begin(endpoint.generation.clone());
+        let peer_gone = CancellationToken::new();
+        let guard = peer_gone.clone().drop_guard();
+        let (responder, head) = Responder::new(peer_gone.clone());
+        let closing = self.closing(&plugin, &generation, peer_gone);
+        let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
+        let route = endpoint.route.clone();
+        let run = async move {
+            let outcome = run::http(&engine, services, plugin, &generation, route, call, closing, responder).await;
+            drop(admission);
+            outcome
+        };
+        let run = self.shared.running.spawn_on(run, self.shared.engine.guests());
+        match head.await {
+            Ok(response) => {
+                // From here on the body tells when the client goes.
+                guard.disarm();
+                Ok(response)
+            }
+            Err(_) => match run.await {
+                Ok(Outcome::TimedOut) => Err(HttpFailure::TimedOut),
+                Ok(_) | Err(_) => Err(HttpFailure::Failed),
+            },
+        }
+    }
+
+    /// Lets a plugin carry a task's outcome to its platform, and returns when it is done.
+    ///
+    /// # Errors
+    /// [`DeliveryFailure`]: what is to become of the delivery.
+    pub async fn deliver(&self, plugin: &str, task: TaskId, address: String) -> Result<(), DeliveryFailure> {
+        let not_now = |after: Duration, reason: String| DeliveryFailure::NotNow { after, reason };
+        let (plugin, generation) = {
+            let snapshot = self.shared.catalogue.snapshot();
+            let entry = snapshot.plugins.get(plugin).filter(|entry| !entry.disabled);
+            let serving = entry.and_then(|entry| Some((entry.plugin.clone(), entry.serving.clone()?)));
+            serving.ok_or_else(|| {
+                not_now(Duration::from_secs(2), format!("no generation of the plugin `{plugin}` serves"))
+            })?
+        };
+        if !generation.has(Role::Delivery) {
+            return Err(DeliveryFailure::Permanent(format!("the plugin `{}` has no delivery role", plugin.name())));
+        }
+        let refused = |refusal: Refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into());
+        let permit = plugin.admit_delivery().await.map_err(refused)?;
+        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
+        let generation = InUse::begin(generation);
+        let closing = self.closing(&plugin, &generation, CancellationToken::new());
+        let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
+        let run = async move {
+            let result = run::deliver(&engine, services, plugin, &generation, task, address, closing).await;
+            drop(admission);
+            result
+        };
+        let run = self.shared.running.spawn_on(run, self.shared.engine.guests());
+        run.await.unwrap_or_else(|error| Err(DeliveryFailure::Broken(format!("the host failed: {error}"))))
+    }
+}

@@ -1,0 +1,194 @@
+//! The answer to one HTTP request: a head, and a body that ends cleanly or is cut off.
+//!
+//! Invariant: exactly one head is sent. A body that the guest did not finish is cut off, so that the client can tell
+//! a failure from an end; the flag that says so stands beside the channel, since a full channel swallows an error.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Pieces of a body that may wait for the client before `write` waits.
+const PIECES: usize = 16;
+
+/// Headers that are the host's own business.
+const HOP_BY_HOP: [&str; 7] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// Where the guest's answer goes.
+#[derive(Debug)]
+pub(crate) struct Responder {
+    head: Option<oneshot::Sender<Response<ExchangeBody>>>,
+    /// Cancelled when the client is gone.
+    peer_gone: CancellationToken,
+}
+
+impl Responder {
+    /// A responder, and where its answer arrives.
+    pub(crate) fn new(peer_gone: CancellationToken) -> (Self, oneshot::Receiver<Response<ExchangeBody>>) {
+        let (head, receiver) = oneshot::channel();
+        (Self { head: Some(head), peer_gone }, receiver)
+    }
+
+    /// Whether an answer was begun.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Sends a whole answer.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the plugin's author.
+    pub(crate) fn send(&mut self, status: u16, headers: &[(String, String)], body: Vec<u8>) -> Result<(), String> {
+        let (status, headers) = self.check(status, headers)?;
+        self.answer(status, headers, ExchangeBody::full(body.into()));
+        Ok(())
+    }
+
+    /// Sends a head whose body follows.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the plugin's author.
+    pub(crate) fn start(&mut self, status: u16, headers: &[(String, String)]) -> Result<Body, String> {
+        let (status, headers) = self.check(status, headers)?;
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        let finished = Arc::new(AtomicBool::new(false));
+        let body = ExchangeBody(Kind::Stream {
+            pieces: receiver,
+            finished: finished.clone(),
+            gone: Some(self.peer_gone.clone().drop_guard()),
+        });
+        self.answer(status, headers, body);
+        Ok(Body { pieces, finished })
+    }
+
+    fn check(&self, status: u16, headers: &[(String, String)]) -> Result<(StatusCode, HeaderMap), String> {
+        if self.is_answered() {
+            return Err("the request was answered already".into());
+        }
+        let status = StatusCode::from_u16(status)
+            .ok()
+            .filter(|status| !status.is_informational())
+            .ok_or_else(|| format!("status: {status} is no final HTTP status"))?;
+        let mut map = HeaderMap::with_capacity(headers.len());
+        for (name, value) in headers {
+            let parsed = HeaderName::try_from(name).map_err(|_| format!("header name {name:?} is not valid"))?;
+            if HOP_BY_HOP.contains(&parsed.as_str()) {
+                return Err(format!("header {name:?} is the host's own"));
+            }
+            if parsed == http::header::CONTENT_LENGTH {
+                // The host knows it better.
+                continue;
+            }
+            let value = HeaderValue::try_from(value).map_err(|_| format!("the value of header {name:?} is not valid"))?;
+            map.append(parsed, value);
+        }
+        Ok((status, map))
+    }
+
+    fn answer(&mut self, status: StatusCode, headers: HeaderMap, body: ExchangeBody) {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        if let Some(head) = self.head.take() {
+            // A client that has gone takes no answer.
+            let _ = head.send(response);
+        }
+    }
+}
+
+/// The guest's end of a streamed body.
+#[derive(Debug)]
+pub struct Body {
+    pieces: mpsc::Sender<Bytes>,
+    finished: Arc<AtomicBool>,
+}
+
+impl Body {
+    /// Hands a piece on, waiting while the client is slower. False once the client is gone.
+    pub(crate) async fn write(&self, bytes: Vec<u8>) -> bool {
+        if bytes.is_empty() {
+            return !self.pieces.is_closed();
+        }
+        match self.pieces.try_send(bytes.into()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(piece)) => self.pieces.send(piece).await.is_ok(),
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+
+    /// Whether a write would have to wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pieces.capacity() == 0
+    }
+
+    /// Ends the body cleanly.
+    pub(crate) fn finish(self) {
+        self.finished.store(true, Ordering::Release);
+    }
+}
+
+/// The client's end of an answer's body.
+#[derive(Debug)]
+pub struct ExchangeBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Full(Option<Bytes>),
+    Stream {
+        pieces: mpsc::Receiver<Bytes>,
+        finished: Arc<AtomicBool>,
+        /// Tells the guest when hyper drops the body before its end.
+        gone: Option<DropGuard>,
+    },
+}
+
+impl ExchangeBody {
+    /// A body that is there at once.
+    pub fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full((!bytes.is_empty()).then_some(bytes)))
+    }
+}
+
+/// The guest ended without finishing its answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the plugin ended without finishing its answer")]
+pub struct CutOff;
+
+impl http_body::Body for ExchangeBody {
+    type Data = Bytes;
+    type Error = CutOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match &mut self.0 {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Stream { pieces, finished, gone } => match ready!(pieces.poll_recv(cx)) {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None => {
+                    if let Some(gone) = gone.take() {
+                        gone.disarm();
+                    }
+                    let clean = finished.load(Ordering::Acquire);
+                    Poll::Ready((!clean).then_some(Err(CutOff)))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.0, Kind::Full(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Stream { .. } => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! One exchange from instance to end: within its wall clock, and with an outcome that is logged and counted.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use wasmtime::Store;
+
+use super::bindings::delivery::exports::plugway::gateway::delivery::Failure;
+use super::bindings::types;
+use super::exchange::{Exchange, Live, Services};
+use super::mailbox::{Closing, Mailbox};
+use super::responder::Responder;
+use super::HttpCall;
+use crate::delivery::DeliveryFailure;
+use crate::domain::TaskId;
+use crate::plugins::{
+    Engine, FailureKind, Generation, GuestLog, LimitExceeded, Plugin, Sandbox, classify, describe, new_store,
+};
+
+/// Longest that a guest gets between being told to end and its end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The guest returned.
+    Returned,
+    /// It trapped, or broke a limit.
+    Failed,
+    /// Its time was up.
+    TimedOut,
+}
+
+/// When a guest is told that its time is up: before it is, so that it can end by itself.
+pub(super) fn told_after(timeout: Duration) -> Duration {
+    timeout - (timeout / 10).min(GRACE)
+}
+
+/// Answers a request.
+#[expect(clippy::too_many_arguments, reason = "each is moved to another runtime; a struct would only rename them")]
+pub(super) async fn http(
+    engine: &Engine,
+    services: Arc<Services>,
+    plugin: Arc<Plugin>,
+    generation: &Generation<Exchange>,
+    route: Arc<str>,
+    call: HttpCall,
+    closing: Closing,
+    responder: Responder,
+) -> Outcome {
+    let Some(role) = &generation.roles.http else { return Outcome::Failed };
+    let id: Arc<str> = call.exchange.as_str().into();
+    let mut run = Run::begin(engine, services, plugin, closing, id, Some(responder), HashSet::new());
+    let request = types::HttpRequest {
+        exchange: call.exchange,
+        route: route.to_string(),
+        params: call.params,
+        method: call.method,
+        path: call.path,
+        query: call.query,
+        headers: call.headers,
+        body: call.body.into(),
+        client: call.client,
+        caller: call.caller,
+    };
+    let timeout = run.plugin.settings.limits.exchange_timeout;
+    let store = &mut run.store;
+    let handled = bounded(timeout, async {
+        let instance = generation.pre().instantiate_async(&mut *store).await?;
+        let exports = role.load(&mut *store, &instance)?;
+        exports.plugway_gateway_http().call_handle(&mut *store, &request).await
+    })
+    .await;
+    let answered = run.is_answered();
+    let outcome = run.end("http", handled.as_ref().err());
+    if let Ok(Err(reason)) = &handled {
+        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {reason}");
+    } else if handled.is_ok() && !answered {
+        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, "the plugin returned without an answer");
+    }
+    outcome
+}
+
+/// Carries a task's outcome to a platform.
+pub(super) async fn deliver(
+    engine: &Engine,
+    services: Arc<Services>,
+    plugin: Arc<Plugin>,
+    generation: &Generation<Exchange>,
+    task: TaskId,
+    address: String,
+    closing: Closing,
+) -> Result<(), DeliveryFailure> {
+    let Some(role) = &generation.roles.delivery else {
+        return Err(DeliveryFailure::Permanent("the plugin has no delivery role".into()));
+    };
+    let closed = closing.clone();
+    let id: Arc<str> = task.to_string().into();
+    let mut run = Run::begin(engine, services, plugin, closing, id, None, HashSet::from([task]));
+    let timeout = run.plugin.settings.limits.exchange_timeout;
+    let store = &mut run.store;
+    let delivered = bounded(timeout, async {
+        let instance = generation.pre().instantiate_async(&mut *store).await?;
+        let exports = role.load(&mut *store, &instance)?;
+        exports.plugway_gateway_delivery().call_deliver(&mut *store, &task.to_string(), &address).await
+    })
+    .await;
+    run.end("delivery", delivered.as_ref().err());
+    match delivered {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Failure::Retry(_))) if closed.shutdown.is_cancelled() || closed.replaced.is_cancelled() => {
+            // It was asked to stop: not its fault, and no reason to wait.
+            Err(DeliveryFailure::NotNow { after: Duration::ZERO, reason: "its generation was closed".into() })
+        }
+        Ok(Err(Failure::Retry(ms))) => Err(DeliveryFailure::Retry { after: Duration::from_millis(ms) }),
+        Ok(Err(Failure::Permanent(why))) => Err(DeliveryFailure::Permanent(why)),
+        Err(error) => Err(DeliveryFailure::Broken(describe(&error))),
+    }
+}
+
+/// Runs a guest's call until its wall clock is over. Dropping the call is the only certain end of it.
+async fn bounded<R>(timeout: Duration, call: impl Future<Output = wasmtime::Result<R>>) -> wasmtime::Result<R> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(result) => result,
+        Err(_) => Err(LimitExceeded::WallClock(timeout).into()),
+    }
+}
+
+/// An exchange that runs.
+struct Run {
+    store: Store<Exchange>,
+    plugin: Arc<Plugin>,
+    id: Arc<str>,
+    began: Instant,
+}
+
+impl Run {
+    fn begin(
+        engine: &Engine,
+        services: Arc<Services>,
+        plugin: Arc<Plugin>,
+        closing: Closing,
+        id: Arc<str>,
+        responder: Option<Responder>,
+        own_tasks: HashSet<TaskId>,
+    ) -> Self {
+        let limits = &plugin.settings.limits;
+        let log = GuestLog::new(plugin.name().clone(), id.clone(), limits.log);
+        let sandbox = Sandbox::new(engine, limits, log);
+        let live = Live {
+            services,
+            plugin: plugin.clone(),
+            mailbox: Mailbox::new(closing),
+            responder,
+            own_tasks,
+            requests_sent: 0,
+        };
+        let store = new_store(engine, Exchange::new(sandbox, live));
+        Self { store, plugin, id, began: Instant::now() }
+    }
+
+    fn is_answered(&self) -> bool {
+        let live = self.store.data().live_opt();
+        live.and_then(|live| live.responder.as_ref()).is_some_and(Responder::is_answered)
+    }
+
+    /// Counts and logs how the guest's call ended.
+    fn end(&self, role: &'static str, error: Option<&wasmtime::Error>) -> Outcome {
+        let peak = self.store.data().sandbox_ref().peak_memory().load(Ordering::Relaxed);
+        self.plugin.meters(role).record(self.began.elapsed(), peak);
+        let Some(error) = error else {
+            self.plugin.succeeded();
+            return Outcome::Returned;
+        };
+        let kind = classify(error);
+        tracing::error!(
+            plugin = %self.plugin.name(),
+            exchange = %self.id,
+            role,
+            kind = kind.label(),
+            "the plugin's exchange was ended: {}",
+            describe(error)
+        );
+        self.plugin.failed(kind);
+        if kind == FailureKind::Limit("wall_clock") { Outcome::TimedOut } else { Outcome::Failed }
+    }
+}

@@ -1,0 +1,218 @@
+//! A follower: one cursor, served from the ring while that reaches back to it and from the log where it does not.
+//!
+//! The log is written in the order of publishing. So what the log has behind the cursor is delivered if it follows
+//! the cursor, and is proof of a gap if it does not; while it has nothing, it may just be a few milliseconds behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::topic::{Found, Topic};
+use super::{Entry, Hub, Member};
+use crate::domain::{Event, Position, TaskId};
+use crate::store::StoreError;
+
+/// Events that one look into the log brings, at most.
+const PAGE: usize = 256;
+/// First wait for a log that is behind the ring.
+const CATCH_UP: Duration = Duration::from_millis(5);
+
+/// What following brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// At least one entry was appended.
+    Events {
+        /// They came from the log.
+        replayed: bool,
+        /// Entries that wait in the ring behind them.
+        behind: usize,
+    },
+    /// These events of a run are gone; the next ones follow them.
+    Gap {
+        /// The run.
+        attempt: u32,
+        /// First that is missing.
+        first: u64,
+        /// Last that is missing.
+        last: u64,
+    },
+    /// The terminal event was the last one.
+    Ended,
+}
+
+/// Follows one task.
+#[derive(Debug)]
+pub struct Follower {
+    hub: Hub,
+    task: TaskId,
+    topic: Arc<Member<TaskId, Topic>>,
+    position: Position,
+    ended: bool,
+}
+
+/// Why a follower looks into the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It has just come, or has waited for long: whatever could have happened may have.
+    Unsure,
+    /// It was woken.
+    Woken,
+}
+
+impl Follower {
+    pub(super) fn new(hub: Hub, task: TaskId, after: Position) -> Self {
+        let topic = hub.topic(task);
+        Self { hub, task, topic, position: after, ended: false }
+    }
+
+    /// The task.
+    pub fn task(&self) -> TaskId {
+        self.task
+    }
+
+    /// The place of the last entry that was delivered, or the place to follow from.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Appends up to `max` (at least one) of the next entries to `into`, waiting until there is one. Cancel safe: what
+    /// was not returned is not lost.
+    ///
+    /// # Errors
+    /// The log could not be read; the follower stands where it stood.
+    pub async fn next(&mut self, into: &mut Vec<Entry>, max: usize) -> Result<Step, StoreError> {
+        let mut wait = Wait::new(self.hub.inner.config.poll);
+        let mut cause = Cause::Unsure;
+        loop {
+            if self.ended {
+                return Ok(Step::Ended);
+            }
+            let topic = Arc::clone(&self.topic);
+            // Made before looking, so that it knows of all that happens afterwards.
+            let woken = topic.woken();
+            match topic.take(self.position, into, max) {
+                Found::Events { behind } => return Ok(self.delivered(into, false, behind)),
+                Found::Nothing => {
+                    woken.await;
+                    cause = Cause::Woken;
+                    continue;
+                }
+                Found::Elsewhere => {}
+            }
+            if let Some(step) = self.replay(into, max, cause).await? {
+                return Ok(step);
+            }
+            let length = if topic.pending(self.position) > 0 { wait.for_log() } else { wait.for_others() };
+            cause = match tokio::time::timeout(length, woken).await {
+                Ok(()) => Cause::Woken,
+                Err(_) => Cause::Unsure,
+            };
+        }
+    }
+
+    /// Appends up to `max` (at least one) of the next entries that the ring has now; none: there are none, or the log
+    /// would have to tell.
+    pub fn try_next(&mut self, into: &mut Vec<Entry>, max: usize) -> Option<Step> {
+        if self.ended {
+            return Some(Step::Ended);
+        }
+        match self.topic.take(self.position, into, max) {
+            Found::Events { behind } => Some(self.delivered(into, false, behind)),
+            Found::Nothing | Found::Elsewhere => None,
+        }
+    }
+
+    fn delivered(&mut self, entries: &[Entry], replayed: bool, behind: usize) -> Step {
+        if let Some(entry) = entries.last() {
+            self.position = entry.event().position;
+            self.ended = entry.event().kind.is_terminal();
+        }
+        Step::Events { replayed, behind }
+    }
+
+    /// Looks into the log. None: it has nothing behind the cursor, and the task has not ended.
+    async fn replay(
+        &mut self,
+        into: &mut Vec<Entry>,
+        max: usize,
+        cause: Cause,
+    ) -> Result<Option<Step>, StoreError> {
+        let store = Arc::clone(&self.hub.inner.store);
+        let limit = max.clamp(1, PAGE);
+        let mut events = store.read(self.task, self.position, limit).await?;
+        if events.is_empty() && cause == Cause::Unsure {
+            let Some(record) = store.task(self.task).await? else {
+                self.ended = true;
+                return Ok(Some(Step::Ended));
+            };
+            if record.state.is_ended() {
+                // It may have ended between the two looks. A log that forgot even the end leaves it to the record.
+                events = store.read(self.task, self.position, limit).await?;
+                if events.is_empty() {
+                    events.extend(record.end.filter(|end| end.position > self.position));
+                }
+                if events.is_empty() {
+                    self.ended = true;
+                    return Ok(Some(Step::Ended));
+                }
+            }
+        }
+        Ok((!events.is_empty()).then(|| self.replayed(events, into)))
+    }
+
+    /// Delivers what follows the cursor without a gap, or else the gap.
+    fn replayed(&mut self, events: Vec<Event>, into: &mut Vec<Entry>) -> Step {
+        let before = into.len();
+        let mut at = self.position;
+        for event in events {
+            if let Some((first, last)) = missing(at, &event) {
+                if into.len() == before {
+                    let attempt = event.position.attempt;
+                    self.position = Position { attempt, seq: last };
+                    return Step::Gap { attempt, first, last };
+                }
+                break;
+            }
+            at = event.position;
+            into.push(Entry::new(Arc::new(event)));
+        }
+        let behind = self.topic.pending(at);
+        self.delivered(into, true, behind)
+    }
+}
+
+/// The numbers of the run's events that lie between a place and an event, if any do. Who reads a task from its
+/// beginning after its log was forgotten gets its terminal event alone: that is no gap.
+fn missing(at: Position, event: &Event) -> Option<(u64, u64)> {
+    let Position { attempt, seq } = event.position;
+    let seen = if at.attempt == attempt { at.seq } else { 0 };
+    let alone = seen == 0 && event.kind.is_terminal();
+    (seq > seen.saturating_add(1) && !alone).then(|| (seen + 1, seq - 1))
+}
+
+/// Growing pauses between looks into the store.
+#[derive(Debug)]
+pub(super) struct Wait {
+    log: Duration,
+    others: Duration,
+    longest: Duration,
+}
+
+impl Wait {
+    pub(super) fn new(poll: Duration) -> Self {
+        Self { log: CATCH_UP, others: poll, longest: poll * 8 }
+    }
+
+    /// The log is behind the ring.
+    fn for_log(&mut self) -> Duration {
+        let length = self.log;
+        self.log = (length * 2).min(self.longest);
+        length
+    }
+
+    /// Somebody else may write.
+    pub(super) fn for_others(&mut self) -> Duration {
+        let length = self.others;
+        self.others = (length * 2).min(self.longest);
+        length
+    }
+}

@@ -1,0 +1,200 @@
+//! Live fan-out: who follows a task sees its events as they happen, and those before from the log, in one line.
+//!
+//! A task that runs here has a topic: a ring of its latest events, each encoded once. A follower is a cursor into it,
+//! with no queue of its own, so that a slow one costs nothing but its cursor. A topic lives as long as somebody
+//! publishes to it or follows it.
+
+mod follower;
+mod session;
+mod topic;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+pub use follower::{Follower, Step};
+pub use session::SessionFollower;
+pub use topic::Entry;
+
+use crate::domain::{Cursor, Event, Position, SessionId, TaskId};
+use crate::store::Store;
+use topic::Topic;
+
+/// What a topic may hold, and how followers look after themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Events in a ring.
+    pub ring_events: usize,
+    /// Bytes in a ring ([`Event::weight`]); the latest event is there whatever it weighs.
+    pub ring_bytes: usize,
+    /// How often a follower with nothing to hear looks into the store by itself, at first; up to eight times as long
+    /// while it finds nothing. Needed where others write to the store; a safety net elsewhere.
+    pub poll: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { ring_events: 1000, ring_bytes: 4 << 20, poll: Duration::from_secs(1) }
+    }
+}
+
+/// Handle of the live fan-out.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    config: Config,
+    tasks: Arc<Registry<TaskId, Topic>>,
+    sessions: Arc<Registry<SessionId, session::Bell>>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("topics", &self.topics()).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// A hub whose past is in the store.
+    pub fn new(store: Arc<dyn Store>, config: Config) -> Self {
+        let inner = Inner { store, config, tasks: Arc::default(), sessions: Arc::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The publishing side of a task that runs here.
+    pub fn publisher(&self, task: TaskId) -> Publisher {
+        let topic = self.topic(task);
+        topic.join();
+        Publisher { topic }
+    }
+
+    /// Follows a task that exists, from behind a place ([`Position::START`]: from its beginning).
+    pub fn follow(&self, task: TaskId, after: Position) -> Follower {
+        Follower::new(self.clone(), task, after)
+    }
+
+    /// Follows a session: the streams of its tasks one behind the other in the order of their acceptance, those that
+    /// are yet to come too. It never ends, and any of its events' cursors resumes it exactly. A turn that was
+    /// cancelled while it waited is heard after the turns before it.
+    ///
+    /// A cursor of a task that is not, or no longer, of this session resumes at the session's first task that was
+    /// submitted later.
+    pub fn follow_session(&self, session: SessionId, after: Option<Cursor>) -> SessionFollower {
+        SessionFollower::new(self.clone(), session, after)
+    }
+
+    /// Says that a task was accepted in a session.
+    pub fn session_grew(&self, session: &SessionId) {
+        if let Some(bell) = self.inner.sessions.find(session) {
+            bell.ring();
+        }
+    }
+
+    /// Says that the log or the record of a task changed without its publisher, as when it was cancelled in the queue.
+    pub fn task_changed(&self, task: TaskId) {
+        if let Some(topic) = self.inner.tasks.find(&task) {
+            topic.wake();
+        }
+    }
+
+    /// Topics that somebody publishes to or follows.
+    pub fn topics(&self) -> usize {
+        self.inner.tasks.lock().len()
+    }
+
+    fn topic(&self, task: TaskId) -> Arc<Member<TaskId, Topic>> {
+        let Config { ring_events, ring_bytes, .. } = self.inner.config;
+        Registry::enter(&self.inner.tasks, &task, || Topic::new(ring_events, ring_bytes))
+    }
+}
+
+/// Publishes the events of one run. Dropping it says that no more will come from here.
+#[derive(Debug)]
+pub struct Publisher {
+    topic: Arc<Member<TaskId, Topic>>,
+}
+
+impl Publisher {
+    /// Shows an event to everybody who follows. Events come in the order of their positions; one that is not after
+    /// the latest is of a run that somebody else has taken over, and is dropped. Never waits.
+    pub fn publish(&self, event: Arc<Event>) {
+        self.topic.publish(Entry::new(event));
+    }
+
+    /// Says that no more will come from here.
+    pub fn end(self) {}
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.topic.leave();
+    }
+}
+
+/// Things that exist while somebody holds them, found by name.
+struct Registry<K: Eq + Hash, T> {
+    members: Mutex<HashMap<K, Weak<Member<K, T>>>>,
+}
+
+/// A thing in a registry; it strikes itself out when nobody holds it any more.
+struct Member<K: Eq + Hash, T> {
+    thing: T,
+    key: K,
+    registry: Arc<Registry<K, T>>,
+}
+
+impl<K: Eq + Hash, T> Default for Registry<K, T> {
+    fn default() -> Self {
+        Self { members: Mutex::default() }
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> Registry<K, T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Weak<Member<K, T>>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, key: &K) -> Option<Arc<Member<K, T>>> {
+        self.lock().get(key)?.upgrade()
+    }
+
+    fn enter(registry: &Arc<Self>, key: &K, make: impl FnOnce() -> T) -> Arc<Member<K, T>> {
+        let mut members = registry.lock();
+        if let Some(member) = members.get(key).and_then(Weak::upgrade) {
+            return member;
+        }
+        let member =
+            Arc::new(Member { thing: make(), key: key.clone(), registry: Arc::clone(registry) });
+        members.insert(key.clone(), Arc::downgrade(&member));
+        member
+    }
+}
+
+impl<K: Eq + Hash, T> std::ops::Deref for Member<K, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.thing
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Member<K, T> {
+    fn drop(&mut self) {
+        let mut members = self.registry.members.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have come in between and made a new one of the same name.
+        if members.get(&self.key).is_some_and(|member| member.strong_count() == 0) {
+            members.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Eq + Hash + fmt::Debug, T: fmt::Debug> fmt::Debug for Member<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Member").field(&self.key).field(&self.thing).finish()
+    }
+}

@@ -1,0 +1,103 @@
+//! Following a session: its tasks' streams, one behind the other.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::follower::Wait;
+use super::{Entry, Follower, Hub, Member, Registry, Step};
+use crate::domain::{Cursor, Position, SessionId, TaskId};
+use crate::store::StoreError;
+
+/// Rings when a session gets another task.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    notify: Notify,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        self.notify.notify_waiters();
+    }
+}
+
+/// Follows one session.
+#[derive(Debug)]
+pub struct SessionFollower {
+    hub: Hub,
+    session: SessionId,
+    bell: Arc<Member<SessionId, Bell>>,
+    /// Where to begin; not yet looked at.
+    resume: Option<Cursor>,
+    /// The task that is being heard.
+    current: Option<Follower>,
+    /// The last one that was heard to its end.
+    done: Option<TaskId>,
+}
+
+impl SessionFollower {
+    pub(super) fn new(hub: Hub, session: SessionId, resume: Option<Cursor>) -> Self {
+        let bell = Registry::enter(&hub.inner.sessions, &session, Bell::default);
+        Self { hub, session, bell, resume, current: None, done: None }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// The place to resume from.
+    pub fn cursor(&self) -> Option<Cursor> {
+        match &self.current {
+            Some(current) if current.position() != Position::START => {
+                Some(Cursor { task: current.task(), position: current.position() })
+            }
+            _ => self.done.map(|task| Cursor { task, position: LAST }).or(self.resume),
+        }
+    }
+
+    /// Appends up to `max` (at least one) of the next entries to `into`, all of one task, waiting until there is one.
+    /// Never [`Step::Ended`]. Cancel safe: what was not returned is not lost.
+    ///
+    /// # Errors
+    /// The store could not be read; the follower stands where it stood.
+    pub async fn next(&mut self, into: &mut Vec<Entry>, max: usize) -> Result<Step, StoreError> {
+        let store = Arc::clone(&self.hub.inner.store);
+        let mut wait = Wait::new(self.hub.inner.config.poll);
+        if let Some(cursor) = self.resume {
+            let record = store.task(cursor.task).await?;
+            if record.is_some_and(|record| record.session == self.session) {
+                self.current = Some(self.hub.follow(cursor.task, cursor.position));
+            } else {
+                self.done = Some(cursor.task);
+            }
+            self.resume = None;
+        }
+        loop {
+            if let Some(current) = &mut self.current {
+                match current.next(into, max).await? {
+                    Step::Ended => {
+                        self.done = Some(current.task());
+                        self.current = None;
+                    }
+                    step => return Ok(step),
+                }
+            }
+            let bell = Arc::clone(&self.bell);
+            let rung = bell.notify.notified();
+            match store.session_tasks(&self.session, self.done, 1).await?.first() {
+                Some(task) => self.current = Some(self.hub.follow(*task, Position::START)),
+                // Timeout or not, the store is asked again.
+                None => drop(tokio::time::timeout(wait.for_others(), rung).await),
+            }
+        }
+    }
+
+    /// Appends up to `max` (at least one) of the next entries that the present task's ring has now.
+    pub fn try_next(&mut self, into: &mut Vec<Entry>, max: usize) -> Option<Step> {
+        self.current.as_mut()?.try_next(into, max).filter(|step| *step != Step::Ended)
+    }
+}
+
+/// Behind every event of a task.
+const LAST: Position = Position { attempt: u32::MAX, seq: u64::MAX };

@@ -1,0 +1,161 @@
+//! A topic: the ring of a task's latest events and the bell that wakes who waits for the next.
+//!
+//! What is in the ring is without a gap: an event that does not follow the one before it empties the ring first, and
+//! so does `started`, since it voids what was before.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::domain::{Event, Kind, Position};
+
+/// An event on its way to followers, with its encoded form once somebody has made it. Cheap to clone.
+#[derive(Clone)]
+pub struct Entry {
+    inner: Arc<Encoded>,
+}
+
+struct Encoded {
+    event: Arc<Event>,
+    frame: OnceLock<Bytes>,
+}
+
+impl Entry {
+    /// An event that nobody has encoded yet.
+    pub fn new(event: Arc<Event>) -> Self {
+        Self { inner: Arc::new(Encoded { event, frame: OnceLock::new() }) }
+    }
+
+    /// The event.
+    pub fn event(&self) -> &Arc<Event> {
+        &self.inner.event
+    }
+
+    /// The event as bytes; only the first caller's encoder runs, so that every caller must use the same one.
+    pub fn frame(&self, encode: impl FnOnce(&Event) -> Bytes) -> &Bytes {
+        self.inner.frame.get_or_init(|| encode(&self.inner.event))
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.inner.event, f)
+    }
+}
+
+/// What the ring has for a reader.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Events were taken; this many are left.
+    Events { behind: usize },
+    /// The reader has all that there is, and more will come from here.
+    Nothing,
+    /// The ring does not reach back to the reader's place, or does not hold its run: the log has to tell.
+    Elsewhere,
+}
+
+#[derive(Debug)]
+pub(super) struct Topic {
+    ring: Mutex<Ring>,
+    bell: Notify,
+    max_events: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    publishers: usize,
+}
+
+impl Topic {
+    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
+        Self { ring: Mutex::default(), bell: Notify::new(), max_events: max_events.max(1), max_bytes }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn join(&self) {
+        self.ring().publishers += 1;
+    }
+
+    pub(super) fn leave(&self) {
+        self.ring().publishers -= 1;
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
+        self.bell.notify_waiters();
+    }
+
+    /// Completes at the first wake-up after this call.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.bell.notified()
+    }
+
+    pub(super) fn publish(&self, entry: Entry) {
+        let mut ring = self.ring();
+        let event = entry.event();
+        if let Some(last) = ring.entries.back().map(|entry| entry.event().position) {
+            if event.position <= last {
+                return;
+            }
+            let follows = event.position.attempt == last.attempt && event.position.seq == last.seq + 1;
+            if !follows {
+                ring.entries.clear();
+                ring.bytes = 0;
+            }
+        }
+        ring.bytes += event.weight();
+        ring.entries.push_back(entry);
+        while ring.entries.len() > self.max_events || (ring.bytes > self.max_bytes && ring.entries.len() > 1) {
+            let Some(entry) = ring.entries.pop_front() else { break };
+            ring.bytes -= entry.event().weight();
+        }
+        drop(ring);
+        self.wake();
+    }
+
+    /// Appends to `into` up to `max` of the entries behind the place.
+    pub(super) fn take(&self, after: Position, into: &mut Vec<Entry>, max: usize) -> Found {
+        let ring = self.ring();
+        let Some(start) = ring.behind(after) else { return Found::Elsewhere };
+        let left = ring.entries.len() - start;
+        if left == 0 {
+            return if ring.publishers > 0 { Found::Nothing } else { Found::Elsewhere };
+        }
+        let taken = left.min(max.max(1));
+        into.extend(ring.entries.range(start..start + taken).cloned());
+        Found::Events { behind: left - taken }
+    }
+
+    /// How many entries the ring has behind the place, whether or not it reaches back to it.
+    pub(super) fn pending(&self, after: Position) -> usize {
+        let ring = self.ring();
+        match ring.entries.front() {
+            Some(first) if after < first.event().position => ring.entries.len(),
+            _ => ring.behind(after).map_or(0, |start| ring.entries.len() - start),
+        }
+    }
+}
+
+impl Ring {
+    /// Index of the first entry behind the place, if the ring has all that is behind it.
+    fn behind(&self, after: Position) -> Option<usize> {
+        let first = self.entries.front()?.event();
+        let Position { attempt, seq } = first.position;
+        if after.attempt == attempt && after.seq >= seq - 1 {
+            let index = usize::try_from(after.seq - (seq - 1)).unwrap_or(usize::MAX);
+            return Some(index.min(self.entries.len()));
+        }
+        // A run's beginning voids all that was before; any other event does not.
+        (after.attempt < attempt && first.kind == Kind::Started).then_some(0)
+    }
+}

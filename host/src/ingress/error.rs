@@ -1,0 +1,141 @@
+//! The one shape of the host's own errors: `{"error":{"message","type","code","param"}}`.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::store::StoreError;
+
+/// An error as the caller gets it.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    code: Option<&'static str>,
+    param: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into(), code: None, param: None, retry_after: None, allow: None }
+    }
+
+    /// 400: a part of the request is wrong.
+    pub(crate) fn bad_request(param: &str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
+        error.param = Some(param.to_owned());
+        error
+    }
+
+    /// 401: no key, or a wrong one.
+    pub(crate) fn unauthorized() -> Self {
+        let mut error = Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "a valid key is required: Authorization: Bearer <key>",
+        );
+        error.code = Some("invalid_api_key");
+        error
+    }
+
+    /// 403: the key does not go that far.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    /// 404.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::NOT_FOUND, "not_found_error", message);
+        error.code = Some("not_found");
+        error
+    }
+
+    /// 405, with the methods that would do where they are known.
+    pub(crate) fn method_not_allowed(method: &str, allowed: &[&str]) -> Self {
+        let mut error = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            format!("this path does not take {method}"),
+        );
+        error.code = Some("method_not_allowed");
+        error.allow = (!allowed.is_empty()).then(|| allowed.join(", "));
+        error
+    }
+
+    /// 409: not in the present state.
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict_error", message)
+    }
+
+    /// 408: the body did not come in time.
+    pub(crate) fn request_timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message)
+    }
+
+    /// 413: larger than allowed.
+    pub(crate) fn too_large(param: &str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message);
+        error.code = Some("too_large");
+        error.param = Some(param.to_owned());
+        error
+    }
+
+    /// 500, without details: they are in the log.
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the gateway could not answer; see its log")
+    }
+
+    /// 501: known, and not served by this gateway.
+    pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", message)
+    }
+
+    /// 503, with when to try again.
+    pub(crate) fn unavailable(message: impl Into<String>, retry_after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message);
+        error.retry_after = Some(retry_after);
+        error
+    }
+
+    /// 504: somebody behind the gateway took too long.
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::unavailable("the store is unavailable", Duration::from_secs(2))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": {
+            "message": self.message,
+            "type": self.kind,
+            "code": self.code,
+            "param": self.param,
+        }});
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}

@@ -1,0 +1,266 @@
+//! The north side: routes, keys, the event stream, dispatch to plugins, and errors as HTTP. Only this module knows axum.
+
+mod admin;
+mod auth;
+mod deadline;
+mod dispatch;
+mod error;
+mod native;
+mod server;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::{get, post};
+use bytesize::ByteSize;
+use http::{HeaderName, HeaderValue, Method, header};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
+use tower_http::cors::CorsLayer;
+
+use crate::domain::Clock;
+use crate::exchanges::Exchanges;
+use crate::hub::Hub;
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+pub use auth::{AuthConfig, AuthError};
+pub use stream::StreamConfig;
+
+/// Bodies smaller than this are not worth compressing.
+const COMPRESS_ABOVE: u64 = 1_024;
+
+/// `[limits]`: what one connection or request may take.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpLimits {
+    /// Body of a request.
+    pub body: ByteSize,
+    /// How long a body may take to arrive.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// Head of a request.
+    pub header: ByteSize,
+    /// How long a head may take to arrive.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Open connections; others wait in the kernel's queue.
+    pub connections: usize,
+    /// Networks (CIDR) of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[cors]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorsConfig {
+    /// Origins whose pages may call, as "https://chat.example.org". None: no page may.
+    pub origins: Vec<String>,
+}
+
+/// All settings of this module.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the gateway listens.
+    pub listen: SocketAddr,
+    /// Keys.
+    pub auth: AuthConfig,
+    /// Bounds.
+    pub limits: HttpLimits,
+    /// Pages that may call.
+    pub cors: CorsConfig,
+    /// The event stream.
+    pub stream: StreamConfig,
+    /// How long requests in flight get when the gateway stops.
+    pub drain: Duration,
+}
+
+/// What the routes need of the rest of the gateway.
+#[derive(Debug)]
+pub struct Parts {
+    /// Plugins and their exchanges.
+    pub exchanges: Exchanges,
+    /// Tasks.
+    pub tasks: Tasks,
+    /// Live events.
+    pub hub: Hub,
+    /// For readiness and dead letters.
+    pub store: Arc<dyn Store>,
+    /// For `/metrics`.
+    pub metrics: crate::telemetry::Metrics,
+    /// Time stamps.
+    pub clock: Clock,
+}
+
+/// The north side can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    /// The keys.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The address.
+    #[error("can't listen on {address}: {error}; choose another address with --listen or `listen`")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        error: std::io::Error,
+    },
+    /// An origin.
+    #[error("cors.origins: {0:?} is no origin, as \"https://chat.example.org\"")]
+    Origin(String),
+}
+
+/// State of the routes.
+struct App {
+    exchanges: Exchanges,
+    tasks: Tasks,
+    hub: Hub,
+    store: Arc<dyn Store>,
+    metrics: crate::telemetry::Metrics,
+    clock: Clock,
+    auth: auth::Auth,
+    limits: Arc<HttpLimits>,
+    stream: StreamConfig,
+    stop: CancellationToken,
+    started: Instant,
+}
+
+/// Names a request, and the exchange that it becomes.
+#[derive(Clone, Debug)]
+struct RequestId(Arc<str>);
+
+impl RequestId {
+    fn new() -> Self {
+        Self(format!("req_{}", uuid::Uuid::now_v7().simple()).into())
+    }
+}
+
+/// The north side, bound to its address and not yet serving.
+pub struct Ingress {
+    listener: TcpListener,
+    router: Router,
+    limits: Arc<HttpLimits>,
+    write_timeout: Duration,
+    stop: CancellationToken,
+    drain: Duration,
+}
+
+impl std::fmt::Debug for Ingress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingress").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Ingress {
+    /// Binds the address and builds the routes. `stop` ends it.
+    ///
+    /// # Errors
+    /// [`IngressError`]: keys, address or origins that can't be.
+    pub async fn bind(config: Config, parts: Parts, stop: CancellationToken) -> Result<Self, IngressError> {
+        let auth = auth::Auth::new(&config.auth, config.listen)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| IngressError::Listen { address: config.listen, error })?;
+        let limits = Arc::new(config.limits);
+        let write_timeout = config.stream.write_timeout;
+        let app = App {
+            exchanges: parts.exchanges,
+            tasks: parts.tasks,
+            hub: parts.hub,
+            store: parts.store,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            auth,
+            limits: limits.clone(),
+            stream: config.stream,
+            stop: stop.clone(),
+            started: Instant::now(),
+        };
+        let router = routes(Arc::new(app), &config.cors)?;
+        Ok(Self { listener, router, limits, write_timeout, stop, drain: config.drain })
+    }
+
+    /// Where it listens; with port 0 asked for, the port that it got.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until it is told to stop and connections have ended.
+    pub async fn serve(self) {
+        server::serve(self.listener, self.router, self.limits, self.write_timeout, self.stop, self.drain).await;
+    }
+}
+
+/// Checks the keys, and that the address does not need others, without serving.
+///
+/// # Errors
+/// [`AuthError`].
+pub fn check_auth(config: &AuthConfig, listen: SocketAddr) -> Result<(), AuthError> {
+    auth::Auth::new(config, listen).map(|_| ())
+}
+
+fn routes(app: Arc<App>, cors: &CorsConfig) -> Result<Router, IngressError> {
+    let compress = SizeAbove::new(COMPRESS_ABOVE)
+        .and(NotForContentType::SSE)
+        .and(NotForContentType::IMAGES)
+        .and(NotForContentType::GRPC);
+    let router = Router::new()
+        .route("/health", get(native::health))
+        .route("/ready", get(native::ready))
+        .route("/metrics", get(native::metrics))
+        .route("/stream/{task_id}", get(stream::stream))
+        .route("/tasks/{task_id}", get(native::task))
+        .route("/tasks/{task_id}/cancel", post(native::cancel))
+        .route("/admin/plugins", get(admin::plugins))
+        .route("/admin/plugins/{name}/{action}", post(admin::act))
+        .route("/admin/dead-letters", get(admin::dead_letters))
+        .route("/admin/dead-letters/{id}/replay", post(admin::replay))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(dispatch::dispatch)
+        .with_state(app)
+        .layer(CompressionLayer::new().compress_when(compress));
+    Ok(match cors_layer(cors)? {
+        Some(layer) => router.layer(layer),
+        None => router,
+    })
+}
+
+/// axum itself adds the header `Allow`.
+async fn method_not_allowed(method: Method) -> error::ApiError {
+    error::ApiError::method_not_allowed(method.as_str(), &[])
+}
+
+fn cors_layer(config: &CorsConfig) -> Result<Option<CorsLayer>, IngressError> {
+    if config.origins.is_empty() {
+        return Ok(None);
+    }
+    let origins = config.origins.iter().map(|origin| {
+        let is_origin = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        HeaderValue::from_str(origin).ok().filter(|_| is_origin).ok_or_else(|| IngressError::Origin(origin.clone()))
+    });
+    let origins = origins.collect::<Result<Vec<_>, _>>()?;
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("idempotency-key"),
+        ])
+        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .max_age(Duration::from_secs(600));
+    Ok(Some(layer))
+}

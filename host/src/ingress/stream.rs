@@ -1,0 +1,231 @@
+//! `GET /stream/{task_id}`: a task's events as Server-Sent Events, replayed and then live from one cursor.
+//!
+//! Merging and dropping for a reader that lags happens here and nowhere else, and never to a replay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::{BufMut as _, BytesMut};
+use http::{HeaderMap, HeaderValue, header};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::App;
+use super::error::ApiError;
+use crate::domain::{Cursor, Event, Kind, Position, TaskId};
+use crate::hub::{Entry, Follower, Step};
+
+/// Events taken from the topic for one write.
+const BATCH: usize = 256;
+/// A reader that has this many events to catch up with lags.
+const LAGS: usize = 64;
+/// Largest write.
+const WRITE: usize = 64 << 10;
+
+/// `[stream]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// Whether `GET /stream/{task_id}` is served.
+    pub enabled: bool,
+    /// Time between heartbeats on a quiet stream.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// What a client should wait before it reconnects.
+    #[serde(with = "humantime_serde")]
+    pub retry: Duration,
+    /// How long a client may take nothing before its connection is closed.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// Events kept in memory per topic for those who follow it live.
+    pub ring_events: usize,
+    /// Bytes kept in memory per topic.
+    pub ring_bytes: bytesize::ByteSize,
+}
+
+/// Serves one stream.
+pub(super) async fn stream(
+    State(app): State<Arc<App>>,
+    Path(task): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    app.auth.caller(&headers)?;
+    if !app.stream.enabled {
+        return Err(ApiError::not_found("streams are turned off (stream.enabled, ENABLE_SSE)"));
+    }
+    let unknown = || ApiError::not_found(format!("no task {task:?}"));
+    let id: TaskId = task.parse().map_err(|_| unknown())?;
+    let record = app.tasks.task(id).await?.ok_or_else(unknown)?;
+    let after = match headers.get("last-event-id").map(HeaderValue::to_str) {
+        None => Position::START,
+        Some(Ok("")) => Position::START,
+        Some(cursor) => cursor
+            .ok()
+            .and_then(|cursor| cursor.parse::<Cursor>().ok())
+            .filter(|cursor| cursor.task == record.id)
+            .map(|cursor| cursor.position)
+            .ok_or_else(|| ApiError::bad_request("Last-Event-ID", "Last-Event-ID is no id of this stream"))?,
+    };
+    let follower = app.hub.follow(id, after);
+    let mut response = Response::new(Body::from_stream(frames(app, follower)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The stream's bytes, piece by piece as they go out.
+fn frames(
+    app: Arc<App>,
+    mut follower: Follower,
+) -> impl futures::Stream<Item = Result<Bytes, crate::store::StoreError>> + Send {
+    async_stream::stream! {
+        let _open = OpenStream::begin();
+        yield Ok(Bytes::from(format!(": plugway\nretry: {}\n\n", app.stream.retry.as_millis())));
+        let mut batch: Vec<Entry> = Vec::new();
+        let mut heartbeat = tokio::time::interval(app.stream.heartbeat);
+        heartbeat.reset();
+        loop {
+            let step = tokio::select! {
+                biased;
+                step = follower.next(&mut batch, BATCH) => step,
+                _ = heartbeat.tick() => {
+                    let now = format_time(app.clock.now_ms());
+                    yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
+                    continue;
+                }
+                () = app.stop.cancelled() => return,
+            };
+            match step {
+                Ok(Step::Events { replayed, behind }) => {
+                    let lags = !replayed && batch.len() + behind > LAGS;
+                    for piece in encode(&batch, lags) {
+                        yield Ok(piece);
+                    }
+                    batch.clear();
+                }
+                Ok(Step::Gap { attempt, first, last }) => {
+                    yield Ok(Bytes::from(format!(
+                        "event: gap\ndata: {{\"attempt\":{attempt},\"first\":{first},\"last\":{last}}}\n\n"
+                    )));
+                }
+                Ok(Step::Ended) => return,
+                Err(error) => {
+                    // Cut off, so that the client comes back with its last id.
+                    yield Err(error);
+                    return;
+                }
+            }
+            heartbeat.reset();
+        }
+    }
+}
+
+/// Joins a batch's frames into writes of bounded size; for a reader that lags, merged first.
+fn encode(batch: &[Entry], lags: bool) -> Vec<Bytes> {
+    if let [entry] = batch {
+        let frame = entry.frame(frame).clone();
+        return if frame.is_empty() { Vec::new() } else { vec![frame] };
+    }
+    let frames: Vec<Bytes> =
+        if lags { merged(batch) } else { batch.iter().map(|entry| entry.frame(frame).clone()).collect() };
+    let mut writes = Vec::new();
+    let mut write = BytesMut::new();
+    for frame in frames {
+        if !write.is_empty() && write.len() + frame.len() > WRITE {
+            writes.push(write.split().freeze());
+        }
+        write.put(frame);
+    }
+    if !write.is_empty() {
+        writes.push(write.freeze());
+    }
+    writes
+}
+
+/// What a lagging reader gets: adjacent pieces of the answer as one, with the last one's id; no thoughts.
+fn merged(batch: &[Entry]) -> Vec<Bytes> {
+    #[derive(Deserialize)]
+    struct Chunk {
+        text: String,
+    }
+    let mut frames = Vec::new();
+    let mut text = String::new();
+    let mut entries = batch.iter().filter(|entry| !matches!(entry.event().kind, Kind::Thinking | Kind::Progress)).peekable();
+    while let Some(entry) = entries.next() {
+        let event = entry.event();
+        let next_is_chunk = entries.peek().is_some_and(|next| next.event().kind == Kind::ResponseChunk);
+        match (&event.kind, serde_json::from_str::<Chunk>(&event.data)) {
+            (Kind::ResponseChunk, Ok(chunk)) if next_is_chunk || !text.is_empty() => {
+                text.push_str(&chunk.text);
+                if !next_is_chunk {
+                    let data = serde_json::json!({ "text": std::mem::take(&mut text) }).to_string();
+                    frames.push(frame(&Event { data: data.into(), ..Event::clone(event) }));
+                }
+            }
+            _ => frames.push(entry.frame(frame).clone()),
+        }
+    }
+    frames
+}
+
+/// One event in the task stream's dialect; empty for kinds that it does not show.
+fn frame(event: &Event) -> Bytes {
+    #[derive(Serialize)]
+    struct Progress<'a> {
+        task_id: TaskId,
+        progress_type: &'a str,
+        data: Option<&'a RawValue>,
+        timestamp: String,
+    }
+    let rewritten;
+    let (progress_type, data) = match &event.kind {
+        Kind::Cancelled => {
+            let reason = serde_json::from_str::<serde_json::Value>(&event.data)
+                .ok()
+                .and_then(|data| data.get("reason").and_then(|reason| reason.as_str().map(str::to_owned)));
+            rewritten = serde_json::json!({
+                "error": reason.unwrap_or_else(|| "cancelled".into()),
+                "error_type": "cancelled",
+            })
+            .to_string();
+            ("failed", rewritten.as_str())
+        }
+        Kind::Started | Kind::Thinking | Kind::ToolStarted | Kind::ToolCompleted | Kind::ResponseChunk
+        | Kind::Completed | Kind::Failed => (event.kind.as_str(), &*event.data),
+        Kind::Progress | Kind::Other(_) => return Bytes::new(),
+    };
+    let data = serde_json::from_str::<&RawValue>(data).ok().filter(|data| data.get() != "{}");
+    let timestamp = format_time(event.at_ms);
+    let progress = Progress { task_id: event.task, progress_type, data, timestamp };
+    let mut frame = format!("id: {}\nevent: progress\ndata: ", event.cursor()).into_bytes();
+    if serde_json::to_writer(&mut frame, &progress).is_err() {
+        return Bytes::new();
+    }
+    frame.extend_from_slice(b"\n\n");
+    frame.into()
+}
+
+fn format_time(ms: u64) -> String {
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// Counts open streams.
+struct OpenStream;
+
+impl OpenStream {
+    fn begin() -> Self {
+        metrics::gauge!("plugway_streams_open").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        metrics::gauge!("plugway_streams_open").decrement(1.0);
+    }
+}

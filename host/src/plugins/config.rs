@@ -1,0 +1,106 @@
+//! What the operator says about plugins: grants, limits and each plugin's own configuration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::egress::{Origin, SecretRef};
+
+/// Limits of one plugin. `[plugin_defaults]` gives all of them, `plugins.NAME.limits` some.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Linear memory of one exchange.
+    pub memory: ByteSize,
+    /// CPU time between two waits.
+    #[serde(with = "humantime_serde")]
+    pub cpu_per_step: Duration,
+    /// Wall clock of one HTTP exchange or delivery.
+    #[serde(with = "humantime_serde")]
+    pub exchange_timeout: Duration,
+    /// Exchanges at once; requests and deliveries are counted apart.
+    pub exchanges: usize,
+    /// Requests that may wait for a free exchange before others get 503.
+    pub waiting: usize,
+    /// How long a replaced generation's sockets may go on.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// What one exchange may write to its log.
+    pub log: ByteSize,
+    /// Outgoing requests of one exchange.
+    pub requests: u32,
+    /// Keys and values that the plugin may keep.
+    pub kv: ByteSize,
+    /// Traps within `trap_window` that put the plugin aside.
+    pub traps: u32,
+    /// See `traps`.
+    #[serde(with = "humantime_serde")]
+    pub trap_window: Duration,
+    /// Size of the component file.
+    pub file: ByteSize,
+}
+
+/// The same, with everything optional: what a plugin's own table may say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsOverride {
+    memory: Option<ByteSize>,
+    #[serde(with = "humantime_serde::option")]
+    cpu_per_step: Option<Duration>,
+    #[serde(with = "humantime_serde::option")]
+    exchange_timeout: Option<Duration>,
+    exchanges: Option<usize>,
+    waiting: Option<usize>,
+    #[serde(with = "humantime_serde::option")]
+    drain_timeout: Option<Duration>,
+    log: Option<ByteSize>,
+    requests: Option<u32>,
+    kv: Option<ByteSize>,
+    traps: Option<u32>,
+    #[serde(with = "humantime_serde::option")]
+    trap_window: Option<Duration>,
+    file: Option<ByteSize>,
+}
+
+impl Limits {
+    /// These limits, with what the plugin's own table says put over them.
+    pub fn with(&self, own: &LimitsOverride) -> Self {
+        Self {
+            memory: own.memory.unwrap_or(self.memory),
+            cpu_per_step: own.cpu_per_step.unwrap_or(self.cpu_per_step),
+            exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
+            exchanges: own.exchanges.unwrap_or(self.exchanges),
+            waiting: own.waiting.unwrap_or(self.waiting),
+            drain_timeout: own.drain_timeout.unwrap_or(self.drain_timeout),
+            log: own.log.unwrap_or(self.log),
+            requests: own.requests.unwrap_or(self.requests),
+            kv: own.kv.unwrap_or(self.kv),
+            traps: own.traps.unwrap_or(self.traps),
+            trap_window: own.trap_window.unwrap_or(self.trap_window),
+            file: own.file.unwrap_or(self.file),
+        }
+    }
+}
+
+/// What the operator says about one plugin, `[plugins.NAME]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginConfig {
+    /// Whether it is served at all.
+    pub enabled: Option<bool>,
+    /// Origins that it may reach, as "https://api.telegram.org".
+    pub origins: Vec<Origin>,
+    /// Networks (CIDR) that its origins may resolve to though they are private.
+    pub private_networks: Vec<IpNet>,
+    /// Secrets by name: "env:NAME", "file:PATH", or the value.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// Put before all of its routes, as "/second".
+    pub mount: Option<String>,
+    /// Its own configuration, handed to it as JSON.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Limits that differ from `[plugin_defaults]`.
+    pub limits: LimitsOverride,
+}

@@ -1,0 +1,201 @@
+//! The wasmtime engine: its settings, the ticker behind CPU limits, and the runtime that guests run on.
+//!
+//! Invariant: a guest never runs on the runtime that serves native routes, and every guest is interrupted once a tick
+//! while any guest runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Length of a tick of the CPU limit.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Stack that a guest's own calls may use; deeper recursion traps.
+const GUEST_STACK: usize = 512 << 10;
+/// Core modules a component may be made of. Rust's have three: the module, the shim and its fix-up.
+const CORE_INSTANCES_PER_PLUGIN: u32 = 4;
+
+/// Settings of the engine, `[engine]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Exchanges that may live at once, over all plugins. Each needs about seven of the kernel's memory mappings
+    /// (`vm.max_map_count`); what it does not allow is taken off, with a warning.
+    pub exchanges: u32,
+    /// Threads that run guests; 0: as many as the machine has processors.
+    pub threads: usize,
+}
+
+/// The engine, and what runs beside it. Cheap to clone; stops with the last clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: wasmtime::Engine,
+    slots: u32,
+    running: Arc<AtomicUsize>,
+    ticker: Thread,
+    guests: tokio::runtime::Handle,
+    /// Owned so that it is shut down in the background when the engine goes.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("slots", &self.inner.slots).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Engine {
+    /// Builds the engine.
+    ///
+    /// # Arguments
+    /// `largest_memory`: the largest linear memory that any plugin may be granted, in bytes.
+    ///
+    /// # Errors
+    /// The machine refuses the address space, or a thread.
+    pub fn new(config: &EngineConfig, largest_memory: usize) -> anyhow::Result<Self> {
+        let slots = affordable_slots(config.exchanges);
+        let engine = wasmtime::Engine::new(&settings(slots, largest_memory))
+            .map_err(anyhow::Error::from)
+            .with_context(|| format!("no room for {slots} exchanges of {largest_memory} bytes; lower `engine.exchanges` or `limits.memory`"))?;
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(2, usize::from),
+            n => n,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("plugway-guest")
+            .enable_all()
+            .build()
+            .context("can't start the threads that run guests")?;
+        let running = Arc::new(AtomicUsize::new(0));
+        let ticker = spawn_ticker(&engine, &running).context("can't start the ticker thread")?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                engine,
+                slots,
+                running,
+                ticker,
+                guests: runtime.handle().clone(),
+                runtime: Some(runtime),
+            }),
+        })
+    }
+
+    /// The wasmtime engine itself.
+    pub fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.inner.engine
+    }
+
+    /// Exchanges that may live at once.
+    pub fn slots(&self) -> usize {
+        self.inner.slots as usize
+    }
+
+    /// The runtime that guests run on.
+    pub fn guests(&self) -> &tokio::runtime::Handle {
+        &self.inner.guests
+    }
+
+    /// Keeps the ticker going while the returned guard lives. Held by whoever has a store that may run.
+    pub fn running(&self) -> Running {
+        if self.inner.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.inner.ticker.unpark();
+        }
+        Running(self.inner.running.clone())
+    }
+}
+
+/// Says that a guest may run.
+#[derive(Debug)]
+pub struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Advances the epoch once a tick while a guest may run, and sleeps otherwise. Ends with the engine.
+fn spawn_ticker(engine: &wasmtime::Engine, running: &Arc<AtomicUsize>) -> std::io::Result<Thread> {
+    let (engine, running) = (engine.weak(), Arc::downgrade(running));
+    let handle = std::thread::Builder::new().name("plugway-ticker".into()).spawn(move || {
+        loop {
+            let Some(running) = running.upgrade() else { return };
+            if running.load(Ordering::Acquire) == 0 {
+                drop(running);
+                // Woken by the first guest; the timeout only notices that the engine is gone.
+                std::thread::park_timeout(Duration::from_secs(5));
+                continue;
+            }
+            let Some(engine) = engine.upgrade() else { return };
+            engine.increment_epoch();
+            drop(engine);
+            drop(running);
+            std::thread::sleep(TICK);
+        }
+    })?;
+    Ok(handle.thread().clone())
+}
+
+/// Settings found by prototype; each is worth a factor (see docs/adr/0002-engine-settings.md).
+fn settings(slots: u32, largest_memory: usize) -> Config {
+    let core = slots.saturating_mul(CORE_INSTANCES_PER_PLUGIN);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(core)
+        .total_memories(slots)
+        .total_tables(core)
+        .total_stacks(slots)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_PLUGIN)
+        .max_memories_per_component(1)
+        .max_tables_per_component(CORE_INSTANCES_PER_PLUGIN)
+        .max_memory_size(largest_memory)
+        .linear_memory_keep_resident(256 << 10)
+        .table_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_reservation(largest_memory as u64)
+        .max_wasm_stack(GUEST_STACK)
+        .async_stack_size(GUEST_STACK + (256 << 10))
+        .epoch_interruption(true)
+        .concurrency_support(false)
+        .wasm_component_model(true);
+    config
+}
+
+/// As many slots as asked for, or as the kernel's limit on memory mappings carries.
+fn affordable_slots(wanted: u32) -> u32 {
+    const MAPPINGS_PER_EXCHANGE: u32 = 7;
+    const OTHERS: u32 = 4_000;
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+    let Some(limit) = limit else { return wanted };
+    let carried = u32::saturating_sub(limit, OTHERS) / MAPPINGS_PER_EXCHANGE;
+    if carried < wanted {
+        tracing::warn!(
+            wanted,
+            carried,
+            "vm.max_map_count is too low for engine.exchanges; raise it with: sysctl -w vm.max_map_count={}",
+            u64::from(wanted) * u64::from(MAPPINGS_PER_EXCHANGE) + u64::from(OTHERS)
+        );
+    }
+    wanted.min(carried).max(1)
+}

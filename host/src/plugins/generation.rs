@@ -1,0 +1,303 @@
+//! One loaded version of a plugin: verified in every way that does not need other plugins. The loading transaction up
+//! to the swap, which is the catalogue's.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime::component::{Component, InstancePre, Linker};
+
+use super::artefacts::{ArtefactCache, ContentHash, Origin};
+use super::bindings::PluginExports;
+use super::engine::Engine;
+use super::log::GuestLog;
+use super::manifest::Manifest;
+use super::sandbox::{Guest, Sandbox, new_store};
+use super::settings::PluginSettings;
+
+/// Contract versions that this host speaks.
+pub const CONTRACT: &str = "0.1";
+/// What `describe` and `check` together may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of a linker's or a trap's message an error quotes.
+const QUOTED: usize = 600;
+
+/// A role that a component exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Answers HTTP requests.
+    Http,
+    /// Serves WebSocket connections.
+    Socket,
+    /// Carries outcomes to a platform.
+    Delivery,
+    /// Judges events.
+    Filter,
+}
+
+/// A loaded component, ready for instances.
+pub struct Generation<T: Guest> {
+    /// Counts up with every load of the plugin, from 1.
+    pub number: u64,
+    /// SHA-256 of its file.
+    pub hash: ContentHash,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Contract version that it was built against.
+    pub contract: String,
+    /// Roles that it exports.
+    pub exported: Vec<Role>,
+    /// The roles' exports, looked up.
+    pub roles: T::Roles,
+    /// Where its component came from.
+    pub origin: Origin,
+    /// When it was loaded, in milliseconds since the Unix epoch.
+    pub loaded_ms: u64,
+    /// Cancelled when its exchanges must come to an end: too many old generations live.
+    pub closing: CancellationToken,
+    /// Exchanges that live; see [`super::InUse`].
+    pub(crate) in_use: AtomicUsize,
+    pre: InstancePre<T>,
+}
+
+impl<T: Guest> std::fmt::Debug for Generation<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation")
+            .field("name", &self.manifest.name)
+            .field("number", &self.number)
+            .field("exported", &self.exported)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Guest> Generation<T> {
+    /// Whether it exports the role.
+    pub fn has(&self, role: Role) -> bool {
+        self.exported.contains(&role)
+    }
+
+    /// The component, linked; instances come from here.
+    pub fn pre(&self) -> &InstancePre<T> {
+        &self.pre
+    }
+}
+
+/// Loads components: everything that loading needs and that all plugins share.
+#[derive(Clone)]
+pub struct Loader<T: Guest> {
+    engine: Engine,
+    linker: Arc<Linker<T>>,
+    artefacts: ArtefactCache,
+}
+
+impl<T: Guest> std::fmt::Debug for Loader<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").field("artefacts", &self.artefacts).finish_non_exhaustive()
+    }
+}
+
+impl<T: Guest> Loader<T> {
+    /// Links WASI and the contract's imports once, for all plugins.
+    ///
+    /// # Errors
+    /// The bindings define a name twice: a fault of this build.
+    pub fn new(engine: Engine, artefacts: ArtefactCache) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(engine.wasmtime());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        T::link(&mut linker)?;
+        Ok(Self { engine, linker: Arc::new(linker), artefacts })
+    }
+
+    /// The engine that components are loaded into.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Loads a component: compiles it or takes its artefact, compares contract versions, links, instantiates for real,
+    /// asks it to describe itself and to check its configuration.
+    ///
+    /// # Errors
+    /// A sentence for the plugin's author or operator, naming the step that failed.
+    pub async fn load(
+        &self,
+        settings: &PluginSettings,
+        number: u64,
+        hash: ContentHash,
+        bytes: Vec<u8>,
+        now_ms: u64,
+    ) -> Result<Generation<T>, String> {
+        refuse_core_module(&bytes)?;
+        let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
+        let (component, origin) = tokio::task::spawn_blocking(move || artefacts.load(&engine, &hash, &bytes))
+            .await
+            .map_err(|error| format!("compiling it failed: {error}"))?
+            .map_err(|error| format!("not a valid component: {}", quote(&error)))?;
+        let (contract, exported) = read_contract(&component, self.engine.wasmtime())?;
+        let pre = self.linker.instantiate_pre(&component).map_err(|error| {
+            format!(
+                "it imports something that this host does not have: {} (the contract is plugway:gateway {CONTRACT}; plugins get no files, sockets or other worlds)",
+                quote(&error)
+            )
+        })?;
+        let roles = T::roles(&pre).map_err(|error| {
+            format!("a role's functions differ from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
+        })?;
+        let manifest = self.probe(settings, pre.clone()).await?;
+        check_roles(&manifest, &exported)?;
+        Ok(Generation {
+            number,
+            hash,
+            manifest,
+            contract,
+            exported,
+            roles,
+            origin,
+            loaded_ms: now_ms,
+            closing: CancellationToken::new(),
+            in_use: AtomicUsize::new(0),
+            pre,
+        })
+    }
+
+    /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
+    async fn probe(&self, settings: &PluginSettings, pre: InstancePre<T>) -> Result<Manifest, String> {
+        let log = GuestLog::new(settings.name.clone(), "load".into(), settings.limits.log);
+        let sandbox = Sandbox::new(&self.engine, &settings.limits, log);
+        let store = new_store(&self.engine, T::probe(sandbox));
+        let config = settings.config_json.clone();
+        let calls = self.engine.guests().spawn(async move {
+            tokio::time::timeout(PROBE_TIMEOUT, describe_and_check(store, pre, &config)).await
+        });
+        match calls.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(format!("`describe` and `check` took longer than {} s", PROBE_TIMEOUT.as_secs())),
+            Err(error) => Err(format!("the host failed while it called `describe`: {error}")),
+        }
+    }
+}
+
+async fn describe_and_check<T: Guest>(
+    mut store: Store<T>,
+    pre: InstancePre<T>,
+    config: &str,
+) -> Result<Manifest, String> {
+    let instance =
+        pre.instantiate_async(&mut store).await.map_err(|error| format!("instantiating it failed: {}", quote(&error)))?;
+    let exports = PluginExports::new(&mut store, &instance).map_err(|error| {
+        format!("its `plugin` interface differs from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
+    })?;
+    let plugin = exports.plugway_gateway_plugin();
+    let raw = plugin
+        .call_describe(&mut store)
+        .await
+        .map_err(|error| format!("`describe` trapped: {}", quote(&error)))?;
+    let manifest = Manifest::read(raw)?;
+    plugin
+        .call_check(&mut store, config)
+        .await
+        .map_err(|error| format!("`check` trapped: {}", quote(&error)))?
+        .map_err(|reason| format!("`check` refused the configuration: {reason}"))?;
+    Ok(manifest)
+}
+
+/// A routed plugin must have the role that serves its routes, and the reverse.
+fn check_roles(manifest: &Manifest, exported: &[Role]) -> Result<(), String> {
+    use super::manifest::RouteKind;
+    for (kind, role, name) in [(RouteKind::Http, Role::Http, "http"), (RouteKind::Websocket, Role::Socket, "socket")] {
+        let routed = manifest.routes.iter().any(|route| route.kind == kind);
+        let serves = exported.contains(&role);
+        if routed && !serves {
+            return Err(format!("it declares {kind:?} routes but does not export the role `{name}`"));
+        }
+    }
+    if exported.is_empty() {
+        return Err("it exports no role: http, socket, delivery or filter".into());
+    }
+    Ok(())
+}
+
+/// The message that wasm tools give for a core module is no help to somebody who built for the wrong target.
+fn refuse_core_module(bytes: &[u8]) -> Result<(), String> {
+    match bytes {
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            Err("a core WebAssembly module, not a component: build it for wasm32-wasip2".into())
+        }
+        [b'\0', b'a', b's', b'm', ..] => Ok(()),
+        _ => Err("not a WebAssembly file: it does not begin with \"\\0asm\"".into()),
+    }
+}
+
+/// Reads from the component's own names which contract it was built against and what it exports.
+fn read_contract(component: &Component, engine: &wasmtime::Engine) -> Result<(String, Vec<Role>), String> {
+    const PACKAGE: &str = "plugway:gateway/";
+    let ty = component.component_type();
+    let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
+    let imports = ty.imports(engine).map(|(name, _)| name);
+    let mut versions: Vec<&str> = exports
+        .iter()
+        .copied()
+        .chain(imports)
+        .filter_map(|name| name.strip_prefix(PACKAGE)?.split_once('@').map(|(_, version)| version))
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let Some(version) = versions.first() else {
+        return Err("it exports no plugway:gateway/plugin: not built with the plugway sdk".into());
+    };
+    if let Some(other) = versions.iter().find(|version| !speaks(version)) {
+        let wanted = major_minor(other);
+        return Err(format!(
+            "built against plugway:gateway {wanted}, this host speaks {CONTRACT}: rebuild it with sdk {CONTRACT}"
+        ));
+    }
+    let has = |interface: &str| {
+        exports.iter().any(|name| name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix(interface)).is_some_and(|rest| rest.starts_with('@')))
+    };
+    if !has("plugin") {
+        return Err("it does not export plugway:gateway/plugin, which every plugin must".into());
+    }
+    let roles = [("http", Role::Http), ("socket", Role::Socket), ("delivery", Role::Delivery), ("filter", Role::Filter)];
+    Ok((major_minor(version), roles.into_iter().filter(|(name, _)| has(name)).map(|(_, role)| role).collect()))
+}
+
+fn major_minor(version: &str) -> String {
+    version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
+}
+
+fn speaks(version: &str) -> bool {
+    major_minor(version) == CONTRACT
+}
+
+/// The innermost message of an error and its outermost, which is what an author needs; backtraces are not.
+fn quote(error: &wasmtime::Error) -> String {
+    let mut text = super::failure::describe(error);
+    if text.len() > QUOTED {
+        let cut = (0..=QUOTED).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_component_is_refused_in_words() {
+        assert!(refuse_core_module(b"\0asm\x01\0\0\0").unwrap_err().contains("wasm32-wasip2"));
+        assert!(refuse_core_module(b"#!/bin/sh").unwrap_err().contains("not a WebAssembly file"));
+        assert!(refuse_core_module(b"").is_err());
+        assert!(refuse_core_module(b"\0asm\x0d\0\x01\0").is_ok());
+    }
+
+    #[test]
+    fn patch_releases_of_the_contract_are_spoken_and_others_are_not() {
+        assert!(speaks("0.1.0") && speaks("0.1.7"));
+        assert!(!speaks("0.2.0") && !speaks("0.3.0") && !speaks("1.0.0"));
+    }
+}

@@ -1,0 +1,37 @@
+//! Plugins as components: the engine, what the operator grants, loading, hot reload, and the table of their routes.
+//!
+//! What a guest may call is not decided here: `exchanges` brings the store's data and links the contract's imports,
+//! through the trait [`Guest`].
+
+mod artefacts;
+mod bindings;
+mod breaker;
+mod catalogue;
+mod config;
+mod engine;
+mod failure;
+mod generation;
+mod keeper;
+mod log;
+mod manifest;
+mod plugin;
+mod routes;
+mod sandbox;
+mod settings;
+mod status;
+mod watch;
+
+pub use artefacts::ArtefactCache;
+pub use catalogue::{Action, ActionError, Catalogue, Entry, InUse, Snapshot};
+pub use config::{Limits, LimitsOverride, PluginConfig};
+pub use engine::{Engine, EngineConfig, Running};
+pub use failure::{FailureKind, classify, describe};
+pub use generation::{CONTRACT, Generation, Loader, Role};
+pub use keeper::Keeper;
+pub use log::GuestLog;
+pub use manifest::{Access, Manifest, Route, RouteKind};
+pub use plugin::{Plugin, Refusal};
+pub use routes::{Endpoint, Found, RouteTable};
+pub use sandbox::{Guest, LimitExceeded, Sandbox, new_store};
+pub use settings::{InvalidSettings, PluginSettings, Settings};
+pub use status::{PluginState, PluginStatus};

@@ -1,0 +1,175 @@
+//! What every guest's store holds whatever its role: WASI with nothing granted, the limits, and the plugin's log.
+//!
+//! Invariant: a guest that exceeds a limit traps with a sentence that names the limit; it never takes from others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytesize::ByteSize;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiView};
+
+use super::config::Limits;
+use super::engine::{Engine, Running, TICK};
+use super::log::GuestLog;
+
+/// Resources (streams, bodies) that one guest may hold.
+const RESOURCES: usize = 1_000;
+
+/// Data of a guest's store. What an exchange adds to it is its own.
+pub trait Guest: WasiView + Sized + Send + 'static {
+    /// The roles of a component, looked up once when it is loaded.
+    type Roles: std::fmt::Debug + Send + Sync + 'static;
+
+    /// Links the contract's imports (WASI is linked already).
+    ///
+    /// # Errors
+    /// A name is defined twice.
+    fn link(linker: &mut wasmtime::component::Linker<Self>) -> wasmtime::Result<()>;
+
+    /// Looks up the roles' exports.
+    ///
+    /// # Errors
+    /// An export has another type than the contract gives it.
+    fn roles(pre: &wasmtime::component::InstancePre<Self>) -> wasmtime::Result<Self::Roles>;
+
+    /// Data for a guest that belongs to no exchange, for `describe` and `check`.
+    fn probe(sandbox: Sandbox) -> Self;
+
+    /// The common part.
+    fn sandbox(&mut self) -> &mut Sandbox;
+}
+
+/// The common part of a guest's store.
+pub struct Sandbox {
+    /// WASI, with nothing granted.
+    pub wasi: WasiCtx,
+    /// The guest's resources.
+    pub table: ResourceTable,
+    /// Where its log lines go.
+    pub log: Arc<GuestLog>,
+    limiter: Limiter,
+    ticks: u64,
+    max_ticks: u64,
+    _running: Running,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("ticks", &self.ticks).finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// A sandbox with the plugin's limits, whose standard output and error go to its log.
+    pub fn new(engine: &Engine, limits: &Limits, log: Arc<GuestLog>) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES);
+        let wasi = WasiCtx::builder()
+            .stdout(log.stream(tracing::Level::INFO))
+            .stderr(log.stream(tracing::Level::WARN))
+            .build();
+        Self {
+            wasi,
+            table,
+            log,
+            limiter: Limiter { memory: limits.memory, used: 0, peak: Arc::default() },
+            ticks: 0,
+            max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX),
+            _running: engine.running(),
+        }
+    }
+
+    /// Gives the guest a fresh CPU budget: it really waited, or received an event.
+    pub fn new_step(&mut self) {
+        self.ticks = 0;
+    }
+
+    /// Largest linear memory so far, in bytes; readable after the store is gone.
+    pub fn peak_memory(&self) -> Arc<AtomicU64> {
+        self.limiter.peak.clone()
+    }
+}
+
+/// A store for the guest, with its limits armed.
+pub fn new_store<T: Guest>(engine: &Engine, data: T) -> Store<T> {
+    let mut store = Store::new(engine.wasmtime(), data);
+    store.limiter(|data| &mut data.sandbox().limiter);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(on_tick);
+    store
+}
+
+/// A tick passed while the guest computed: it lets others run, or has used its budget up.
+fn on_tick<T: Guest>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
+    let sandbox = store.data_mut().sandbox();
+    sandbox.ticks += 1;
+    if sandbox.ticks > sandbox.max_ticks {
+        let budget = TICK * u32::try_from(sandbox.max_ticks).unwrap_or(u32::MAX);
+        return Err(LimitExceeded::Cpu(budget).into());
+    }
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+/// A guest asked for more than it has.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitExceeded {
+    /// It computed too long without waiting.
+    #[error("computed for more than {} between two waits (limits.cpu_per_step)", humantime::format_duration(*.0))]
+    Cpu(std::time::Duration),
+    /// Its linear memory would have grown too large.
+    #[error("wanted {wanted} of memory, over its {limit} (limits.memory)")]
+    Memory {
+        /// Bytes that it would then have had.
+        wanted: ByteSize,
+        /// Bytes that it may have.
+        limit: ByteSize,
+    },
+    /// It wrote too many log lines.
+    #[error("wrote more than {0} to its log (limits.log)")]
+    Log(ByteSize),
+    /// It lived too long.
+    #[error("did not end within {} (limits.exchange_timeout)", humantime::format_duration(*.0))]
+    WallClock(std::time::Duration),
+    /// It sent too many requests.
+    #[error("sent more than {0} requests (limits.requests)")]
+    Requests(u32),
+}
+
+impl LimitExceeded {
+    /// Which limit, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Cpu(_) => "cpu",
+            Self::Memory { .. } => "memory",
+            Self::Log(_) => "log",
+            Self::WallClock(_) => "wall_clock",
+            Self::Requests(_) => "requests",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Limiter {
+    memory: ByteSize,
+    used: u64,
+    peak: Arc<AtomicU64>,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let after = self.used + desired.saturating_sub(current) as u64;
+        if after > self.memory.as_u64() {
+            return Err(LimitExceeded::Memory { wanted: ByteSize(after), limit: self.memory }.into());
+        }
+        self.used = after;
+        self.peak.store(after, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        const TABLE_ELEMENTS: usize = 20_000;
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+}

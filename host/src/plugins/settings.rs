@@ -1,0 +1,110 @@
+//! The operator's word on every plugin, resolved: defaults merged, secrets looked up, configuration as the JSON
+//! that the plugin will see.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::config::{Limits, PluginConfig};
+use crate::egress::Grant;
+
+/// What one plugin may do and how it is configured.
+#[derive(Clone, Debug)]
+pub struct PluginSettings {
+    /// The file's stem: grants, kv, metrics and logs go by it.
+    pub name: Arc<str>,
+    /// Whether it is served at all.
+    pub enabled: bool,
+    /// Put before its routes; empty, or begins with `/` and does not end with one.
+    pub mount: String,
+    /// Its configuration, a JSON object.
+    pub config_json: Arc<str>,
+    /// Its limits.
+    pub limits: Limits,
+    /// What it may reach, and the secrets that are put in for it.
+    pub grant: Grant,
+}
+
+/// Settings of all plugins, those included that have no table of their own.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    defaults: Limits,
+    plugins: BTreeMap<String, PluginSettings>,
+}
+
+/// A plugin's table is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("plugins.{plugin}.{key}: {reason}")]
+pub struct InvalidSettings {
+    plugin: String,
+    key: &'static str,
+    reason: String,
+}
+
+impl Settings {
+    /// Resolves the configuration. A secret whose environment variable is unset counts as not granted.
+    ///
+    /// # Errors
+    /// An origin, a secret's file, or a mount that can't be: names the key.
+    pub fn resolve(defaults: Limits, configs: &BTreeMap<String, PluginConfig>) -> Result<Self, InvalidSettings> {
+        let plugins = configs
+            .iter()
+            .map(|(name, config)| Ok((name.clone(), resolve(name, config, &defaults)?)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { defaults, plugins })
+    }
+
+    /// Settings of the plugin of that name; one without a table gets the default limits and no grants.
+    pub fn of(&self, name: &str) -> PluginSettings {
+        self.plugins.get(name).cloned().unwrap_or_else(|| PluginSettings {
+            name: name.into(),
+            enabled: true,
+            mount: String::new(),
+            config_json: "{}".into(),
+            limits: self.defaults.clone(),
+            grant: Grant::plugin(name, [], Vec::new(), BTreeMap::new()),
+        })
+    }
+
+    /// The largest memory that any plugin may have, in bytes: the size of the engine's slots.
+    pub fn largest_memory(&self) -> u64 {
+        let own = self.plugins.values().map(|plugin| plugin.limits.memory.as_u64()).max().unwrap_or(0);
+        own.max(self.defaults.memory.as_u64())
+    }
+}
+
+fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<PluginSettings, InvalidSettings> {
+    let invalid = |key: &'static str, reason: String| InvalidSettings { plugin: name.to_owned(), key, reason };
+    if !is_name(name) {
+        return Err(invalid("", format!("{name:?} is no plugin name: {NAME_RULE}")));
+    }
+    let mount = config.mount.clone().unwrap_or_default();
+    let mount = mount.trim_end_matches('/').to_owned();
+    if !mount.is_empty() && (!mount.starts_with('/') || mount.contains(['{', '}', '?', '#', ' '])) {
+        return Err(invalid("mount", format!("{mount:?} is no path prefix, as \"/second\"")));
+    }
+    let mut secrets = BTreeMap::new();
+    for (secret, reference) in &config.secrets {
+        let value = reference.resolve().map_err(|error| invalid("secrets", format!("{secret}: {error}")))?;
+        secrets.extend(value.map(|value| (secret.clone(), value)));
+    }
+    let grant = Grant::plugin(name, config.origins.iter().cloned(), config.private_networks.clone(), secrets);
+    Ok(PluginSettings {
+        name: name.into(),
+        enabled: config.enabled.unwrap_or(true),
+        mount,
+        config_json: serde_json::Value::Object(config.config.clone()).to_string().into(),
+        limits: defaults.with(&config.limits),
+        grant,
+    })
+}
+
+/// What a plugin may be called.
+pub(crate) const NAME_RULE: &str = "lower-case letters, digits, `-` and `_`, at most 64 of them, a letter or digit first";
+
+/// Whether a file's stem can be a plugin's name.
+pub(crate) fn is_name(stem: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=64).contains(&stem.len())
+        && stem.bytes().all(fits)
+        && stem.as_bytes().first().is_some_and(|first| first.is_ascii_alphanumeric())
+}

@@ -1,0 +1,141 @@
+//! Acceptance: what a submission must be, and what its refusal says.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use metrics::counter;
+use tracing::warn;
+
+use super::{OnBusy, Tasks};
+use crate::domain::{DeliveryOrder, InvalidInput, NewTask, SessionId, TaskId, TaskInput};
+use crate::store::{StoreError, Submitted};
+
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 512;
+/// Longest delivery address, in bytes.
+const MAX_ADDRESS: usize = 64 << 10;
+
+/// A task that somebody wants accepted.
+#[derive(Clone, Debug, Default)]
+pub struct SubmitRequest {
+    /// Agent to run it; none: the default one.
+    pub agent: Option<String>,
+    /// The owner's name of its session; none: one of its own.
+    pub session: Option<String>,
+    /// Task input document (JSON).
+    pub input: String,
+    /// Makes the owner's delivery role carry the outcome to its platform.
+    pub deliver: Option<DeliveryOrder>,
+    /// The same key of the same owner names the same task within the retention time.
+    pub idempotency_key: Option<String>,
+}
+
+/// Why a task was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// No agent of that name is configured.
+    #[error("unknown agent `{0}`")]
+    UnknownAgent(String),
+    /// The input, or another field of the request, is not acceptable.
+    #[error(transparent)]
+    Invalid(#[from] InvalidInput),
+    /// The input is too large.
+    #[error("the task input has {bytes} bytes, {max} are allowed")]
+    TooLarge {
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that are allowed.
+        max: usize,
+    },
+    /// As many tasks wait as may.
+    #[error("too many tasks are waiting")]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A filter does not let it pass.
+    #[error("{0}")]
+    Refused(String),
+    /// The store can't take it, or the gateway is about to stop.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Tasks {
+    /// Accepts a task for an owner (a plugin's name; empty for the gateway's own routes). When this returns, it is
+    /// durable.
+    ///
+    /// # Errors
+    /// Nothing was accepted; the error says why. After [`SubmitError::Unavailable`] it may have been all the same,
+    /// where the answer of the store was lost.
+    pub async fn submit(&self, owner: &str, request: SubmitRequest) -> Result<Submitted, SubmitError> {
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(SubmitError::Unavailable("the gateway is shutting down".into()));
+        }
+        let named_session = request.session.is_some();
+        let task = self.checked(owner, request)?;
+        let submitted = self.inner.store.submit(task).await.map_err(|error| match error {
+            StoreError::QueueFull { .. } => SubmitError::Busy { retry_after: self.inner.config.retry_after },
+            other => SubmitError::Unavailable(other.to_string()),
+        })?;
+        if !submitted.duplicate {
+            counter!("plugway_tasks_submitted_total", "adapter" => owner.to_owned()).increment(1);
+            self.inner.hub.session_grew(&submitted.session);
+            if named_session && self.inner.config.on_busy == OnBusy::Interrupt {
+                self.interrupt_earlier(&submitted).await;
+            }
+        }
+        Ok(submitted)
+    }
+
+    fn checked(&self, owner: &str, request: SubmitRequest) -> Result<NewTask, SubmitError> {
+        let agents = &self.inner.agents;
+        let agent = match &request.agent {
+            Some(name) => agents.iter().find(|agent| agent.name == *name),
+            None => agents.iter().find(|agent| agent.default),
+        };
+        let agent = agent.ok_or_else(|| SubmitError::UnknownAgent(request.agent.unwrap_or_default()))?;
+        let (bytes, max) = (request.input.len(), self.inner.config.max_input);
+        if bytes > max {
+            return Err(SubmitError::TooLarge { bytes, max });
+        }
+        TaskInput::parse(&request.input)?;
+        let session = match request.session {
+            Some(name) => {
+                SessionId::new(owner, &name).map_err(|error| invalid("session", error.to_string()))?
+            }
+            None => SessionId::fresh(owner),
+        };
+        if request.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
+            return Err(invalid("idempotency_key", format!("must have 1 to {MAX_KEY} bytes")).into());
+        }
+        if request.deliver.as_ref().is_some_and(|order| order.address.len() > MAX_ADDRESS) {
+            return Err(invalid("deliver.address", format!("must have at most {MAX_ADDRESS} bytes")).into());
+        }
+        Ok(NewTask {
+            id: TaskId::new(),
+            adapter: owner.to_owned(),
+            agent: agent.name.clone(),
+            session,
+            input: request.input.into(),
+            deliver: request.deliver,
+            idempotency_key: request.idempotency_key,
+        })
+    }
+
+    /// The turn that was accepted takes the place of those before it. It is accepted whatever comes of that.
+    async fn interrupt_earlier(&self, submitted: &Submitted) {
+        let earlier = async {
+            let open = self.inner.store.open_tasks(&submitted.session).await?;
+            let earlier = open.into_iter().take_while(|task| *task != submitted.task).collect();
+            self.cancel_all(earlier, "interrupted by a new message").await
+        };
+        if let Err(error) = earlier.await {
+            warn!(task = %submitted.task, %error, "the turn before could not be interrupted");
+        }
+    }
+}
+
+fn invalid(field: &str, reason: String) -> InvalidInput {
+    InvalidInput { field: Some(field.into()), reason }
+}

@@ -1,0 +1,155 @@
+//! The answer to a request: whole, or a body that grows.
+//!
+//! Invariant: a body that the handler finished, or left when it returned `Ok`, ends cleanly; every other body is cut off,
+//! so that the client can tell.
+
+use crate::{
+    error::{Error, Result},
+    mailbox::Reason,
+    response::Response,
+    sys::responder,
+};
+use serde::Serialize;
+use std::{cell::RefCell, rc::Rc};
+
+/// Where the exchange stands. The role's wrapper keeps one end, the author's `Reply` or `Body` the other.
+#[derive(Debug, Default)]
+pub(crate) enum Answer {
+    #[default]
+    None,
+    Whole,
+    Growing(responder::Body),
+    Refused(String),
+}
+
+/// The one answer of an exchange.
+#[derive(Debug)]
+pub struct Reply {
+    answer: Rc<RefCell<Answer>>,
+    headers: Vec<(String, String)>,
+}
+
+impl Reply {
+    pub(crate) fn new() -> (Self, Rc<RefCell<Answer>>) {
+        let answer = Rc::<RefCell<Answer>>::default();
+        (Self { answer: answer.clone(), headers: Vec::new() }, answer)
+    }
+
+    /// Adds a header to whatever is answered.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// Sends a whole answer.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the status or a header is not acceptable.
+    pub fn send(self, mut response: Response) -> Result<()> {
+        response.headers.extend(self.headers);
+        *self.answer.borrow_mut() = Answer::Whole;
+        responder::send(&response.into_raw()).map_err(Error::Internal)
+    }
+
+    /// Sends a value as JSON.
+    ///
+    /// # Errors
+    /// As [`Reply::send`].
+    pub fn json<T: Serialize + ?Sized>(self, status: u16, value: &T) -> Result<()> {
+        self.send(Response::json(status, value))
+    }
+
+    /// Sends plain text.
+    ///
+    /// # Errors
+    /// As [`Reply::send`].
+    pub fn text(self, status: u16, text: impl Into<String>) -> Result<()> {
+        self.send(Response::text_body(status, text))
+    }
+
+    /// Sends the head; the body follows piece by piece. A head that the host does not accept shows at the first write.
+    pub fn stream(self, status: u16, content_type: &str) -> Body {
+        let mut headers = self.headers;
+        headers.push(("content-type".to_owned(), content_type.to_owned()));
+        *self.answer.borrow_mut() = match responder::start(status, &headers) {
+            Ok(body) => Answer::Growing(body),
+            Err(problem) => Answer::Refused(problem),
+        };
+        Body { answer: self.answer, frame: Vec::new() }
+    }
+
+    /// Starts a stream of server-sent events, with the headers that keep proxies from holding it back.
+    pub fn events(self) -> Body {
+        self.header("cache-control", "no-store")
+            .header("x-accel-buffering", "no")
+            .stream(200, "text/event-stream")
+    }
+}
+
+/// A body that grows while the handler runs.
+///
+/// It ends cleanly by [`Body::finish`] or when the handler returns `Ok`. When the handler returns an error or panics, it is
+/// cut off.
+#[derive(Debug)]
+pub struct Body {
+    answer: Rc<RefCell<Answer>>,
+    frame: Vec<u8>,
+}
+
+impl Body {
+    /// Sends a piece; waits while the client is slower than the plugin.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] once the client is gone: return it, nobody is there to be told.
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        write(&self.answer, bytes.as_ref())
+    }
+
+    /// Sends one server-sent event in one piece: an optional name, an optional id, and data of any number of lines.
+    ///
+    /// # Errors
+    /// As [`Body::write`].
+    pub fn event(&mut self, name: Option<&str>, id: Option<&str>, data: &str) -> Result<()> {
+        self.frame.clear();
+        let mut line = |field: &str, value: &str| {
+            self.frame.extend_from_slice(field.as_bytes());
+            self.frame.extend_from_slice(value.as_bytes());
+            self.frame.push(b'\n');
+        };
+        if let Some(name) = name {
+            line("event: ", name);
+        }
+        if let Some(id) = id {
+            line("id: ", id);
+        }
+        for part in data.split('\n') {
+            line("data: ", part.strip_suffix('\r').unwrap_or(part));
+        }
+        self.frame.push(b'\n');
+        write(&self.answer, &self.frame)
+    }
+
+    /// Ends the body at once, while the handler has something left to do.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the head was not acceptable.
+    pub fn finish(self) -> Result<()> {
+        match self.answer.replace(Answer::Whole) {
+            Answer::Growing(body) => {
+                responder::Body::finish(body);
+                Ok(())
+            }
+            Answer::Refused(problem) => Err(Error::Internal(problem)),
+            Answer::None | Answer::Whole => Ok(()),
+        }
+    }
+}
+
+fn write(answer: &RefCell<Answer>, bytes: &[u8]) -> Result<()> {
+    match &*answer.borrow() {
+        Answer::Growing(body) if body.write(bytes) => Ok(()),
+        Answer::Refused(problem) => Err(Error::Internal(problem.clone())),
+        _ => Err(Error::Closed(Reason::PeerGone)),
+    }
+}

@@ -1,0 +1,175 @@
+//! The four roles that a plugin may take, as traits. `export!` puts them behind the contract.
+
+use crate::{
+    error::{Error, Result},
+    mailbox::{Frame, Reason},
+    reply::Reply,
+    request::Request,
+    sys::{connection, raw},
+    task::TaskRef,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+
+/// Role `http`: answers requests on the plugin's routes, each in an instance of its own.
+pub trait HttpAdapter {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// Before an answer was sent, the error becomes the answer; after a body was started, it cuts the body off. `Ok`
+    /// without an answer is a 500.
+    fn handle(&self, request: Request, reply: Reply) -> Result<()>;
+}
+
+/// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+pub trait SocketAdapter {
+    /// Serves the connection; frames and events arrive in the [mailbox](crate::mailbox::next).
+    ///
+    /// # Errors
+    /// An error closes the connection with code 1011, or 1001 if the host wanted it closed.
+    fn serve(&self, upgrade: Request, socket: Socket) -> Result<()>;
+}
+
+/// The open WebSocket of the exchange.
+#[derive(Debug)]
+pub struct Socket {
+    pub(crate) private: (),
+}
+
+impl Socket {
+    /// Sends text.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] once the peer is gone.
+    pub fn text(&self, text: impl Into<String>) -> Result<()> {
+        self.send(Frame::Text(text.into()))
+    }
+
+    /// Sends a value as JSON text.
+    ///
+    /// # Errors
+    /// As [`Socket::text`].
+    pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<()> {
+        self.text(serde_json::to_string(value)?)
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// As [`Socket::text`].
+    pub fn send(&self, frame: Frame) -> Result<()> {
+        let frame = match frame {
+            Frame::Text(text) => raw::types::Frame::Text(text),
+            Frame::Binary(bytes) => raw::types::Frame::Binary(bytes),
+        };
+        if connection::send(&frame) { Ok(()) } else { Err(Error::Closed(Reason::PeerGone)) }
+    }
+
+    /// Closes the connection; 1000 is the ordinary code.
+    pub fn close(self, code: u16, reason: &str) {
+        let () = self.private;
+        connection::close(code, reason);
+    }
+}
+
+/// Role `delivery`: carries a task's outcome to a platform, with what the platform shows on the way.
+///
+/// Called when the task starts (or ends, see [`Moment`](crate::Moment)), and again after a failure or a restart of the
+/// host: what must not be sent twice belongs into [`kv`](crate::kv).
+pub trait Delivery {
+    /// Where to deliver to: what [`Task::deliver`](crate::Task::deliver) was given.
+    type Address: DeserializeOwned;
+
+    /// Delivers one task.
+    ///
+    /// # Errors
+    /// Whether the host tries again. By `?`, what the host closed or could not do now is tried again, and everything else is
+    /// permanent.
+    fn deliver(&self, task: TaskRef, address: Self::Address) -> Result<(), Failure>;
+}
+
+/// Why a delivery did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Try again, not before this time has passed.
+    Retry(Duration),
+    /// It can't be delivered, ever: why.
+    Permanent(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Closed(_) => Self::Retry(Duration::ZERO),
+            Error::Busy { retry_after } | Error::RateLimited { retry_after } => Self::Retry(retry_after),
+            Error::Unavailable(_) => Self::Retry(Duration::from_secs(5)),
+            other => Self::Permanent(other.to_string()),
+        }
+    }
+}
+
+impl From<crate::kv::Error> for Failure {
+    fn from(error: crate::kv::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<crate::http::Error> for Failure {
+    fn from(error: crate::http::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// Role `filter`: judges what goes in and what comes out, before anything is logged or fanned out.
+///
+/// Must be quick. Only [`host`](crate::host) may be called from it, and any instance may get any call: what it has to
+/// remember about a task goes into `state`.
+///
+/// ```
+/// # use plugway_sdk::{Draft, Filter, mock::Mock};
+/// struct Upper;
+///
+/// impl Filter for Upper {
+///     fn apply(&self, _task: &str, _state: &mut Vec<u8>, mut event: Draft) -> Vec<Draft> {
+///         if event.kind == "response_chunk" {
+///             event.data = event.data.to_uppercase().replace("\"TEXT\"", "\"text\"");
+///         }
+///         vec![event]
+///     }
+/// }
+///
+/// # let mock = Mock::new();
+/// let events = mock.filter(&Upper).run(&[("response_chunk", serde_json::json!({"text": "hi"}))]);
+/// assert_eq!(events[0].data, r#"{"text":"HI"}"#);
+/// ```
+pub trait Filter {
+    /// Judges a task's input, a JSON document, before it is accepted.
+    fn admit(&self, input: &str) -> Admission {
+        _ = input;
+        Admission::Pass
+    }
+
+    /// Judges one event. `state` is what the last call for this task left in it, empty at first. What is returned goes on in
+    /// place of the event; a terminal event can't be dropped.
+    fn apply(&self, task: &str, state: &mut Vec<u8>, event: Draft) -> Vec<Draft>;
+}
+
+/// What a filter says to a task's input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// As it is.
+    Pass,
+    /// This document in its place.
+    Replace(String),
+    /// Not at all: why.
+    Refuse(String),
+}
+
+/// An event on its way to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Canonical kind.
+    pub kind: String,
+    /// Its payload, a JSON object.
+    pub data: String,
+}

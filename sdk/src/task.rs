@@ -1,0 +1,301 @@
+//! Submitting work, and following it.
+
+use crate::{
+    error::Error,
+    ids::{Cursor, SessionId, TaskId},
+    mailbox::Events,
+    sys::{self, raw::tasks as wit},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::{fmt, ops::Deref, time::Duration};
+
+/// When a task's delivery is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// While the task runs: the delivery follows it and shows it growing.
+    Start,
+    /// Once it has ended.
+    End,
+}
+
+/// A turn of work that is about to be submitted.
+///
+/// ```
+/// # use plugway_sdk::{prelude::*, mock::Mock};
+/// # let mock = Mock::new();
+/// let task = Task::message("what is in the picture?")
+///     .session("chat-7")
+///     .attachments(&[serde_json::json!({"file_id": "abc", "mime_type": "image/png"})])
+///     .metadata("chat_id", 7)
+///     .idempotency_key("update-42")
+///     .submit()?;
+/// assert!(!task.duplicate);
+/// assert_eq!(mock.submissions()[0].input["metadata"]["chat_id"], 7);
+/// # Ok::<(), plugway_sdk::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a task does nothing until it is submitted"]
+pub struct Task {
+    agent: Option<String>,
+    session: Option<String>,
+    input: Map<String, Value>,
+    deliver: Option<(Moment, Value)>,
+    idempotency_key: Option<String>,
+    problem: Option<String>,
+}
+
+impl Task {
+    /// Any kind of input, by its name; [`Task::input`] fills in the fields.
+    pub fn of_kind(kind: &str) -> Self {
+        let mut input = Map::new();
+        input.insert("kind".to_owned(), kind.into());
+        Self { agent: None, session: None, input, deliver: None, idempotency_key: None, problem: None }
+    }
+
+    /// Something that a user says.
+    pub fn message(text: impl Into<String>) -> Self {
+        Self::of_kind("message").input("text", &text.into())
+    }
+
+    /// The result of a tool that the client ran, which is the next turn.
+    pub fn tool_result<T: Serialize + ?Sized>(call: &str, result: &T) -> Self {
+        Self::tool_results(&[serde_json::json!({"call_id": call, "result": value(result)})])
+    }
+
+    /// Results of several tools, each `{"call_id", "result" or "error"}`.
+    pub fn tool_results<T: Serialize>(results: &[T]) -> Self {
+        Self::of_kind("tool_result").input("results", results)
+    }
+
+    /// An order about the session itself, as `switch_agent`.
+    pub fn control(name: &str) -> Self {
+        Self::of_kind("control").input("name", name)
+    }
+
+    /// A person's decision about a call: `approve`, `edit` or `reject`.
+    pub fn decision(call: &str, decision: &str) -> Self {
+        Self::of_kind("decision").input("call_id", call).input("decision", decision)
+    }
+
+    /// Sets any field of the input document.
+    pub fn input<T: Serialize + ?Sized>(mut self, field: &str, content: &T) -> Self {
+        match serde_json::to_value(content) {
+            Ok(content) => _ = self.input.insert(field.to_owned(), content),
+            Err(error) => self.problem = Some(format!("{field}: {error}")),
+        }
+        self
+    }
+
+    /// Agent to run it, instead of the default one.
+    pub fn agent(mut self, name: impl Into<String>) -> Self {
+        self.agent = Some(name.into());
+        self
+    }
+
+    /// Session that it is a turn of, instead of a new one.
+    pub fn session(mut self, session: impl Into<SessionId>) -> Self {
+        self.session = Some(session.into().into());
+        self
+    }
+
+    /// The turns before this one, which then replace what the session remembers.
+    pub fn history<T: Serialize>(self, messages: &[T]) -> Self {
+        self.input("history", messages)
+    }
+
+    /// Layered on the agent's own instructions.
+    pub fn instructions(self, text: &str) -> Self {
+        self.input("instructions", text)
+    }
+
+    /// Files and pictures, by reference.
+    pub fn attachments<T: Serialize>(self, attachments: &[T]) -> Self {
+        self.input("attachments", attachments)
+    }
+
+    /// Adds one entry to the metadata.
+    pub fn metadata<T: Serialize>(mut self, key: &str, content: T) -> Self {
+        let metadata = self.input.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(entries) = metadata {
+            entries.insert(key.to_owned(), value(&content));
+        }
+        self
+    }
+
+    /// A frame that an `http` agent passes on as it is.
+    pub fn forward<T: Serialize + ?Sized>(self, frame: &T) -> Self {
+        self.input("forward", frame)
+    }
+
+    /// The same key within the host's retention time names the same task, whatever the input.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Makes the host call this plugin's [`Delivery`](crate::Delivery) with the address.
+    pub fn deliver<T: Serialize>(mut self, address: &T, moment: Moment) -> Self {
+        match serde_json::to_value(address) {
+            Ok(address) => self.deliver = Some((moment, address)),
+            Err(error) => self.problem = Some(format!("address: {error}")),
+        }
+        self
+    }
+
+    /// Puts it into the queue. Returns once it is on durable storage.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; by `?` each becomes the HTTP answer that fits.
+    pub fn submit(self) -> Result<Submitted, SubmitError> {
+        if let Some(problem) = self.problem {
+            return Err(SubmitError::Invalid(problem));
+        }
+        let invalid = |error: serde_json::Error| SubmitError::Invalid(error.to_string());
+        let deliver = match self.deliver {
+            None => None,
+            Some((moment, address)) => Some(wit::DeliveryOrder {
+                address: serde_json::to_string(&address).map_err(invalid)?,
+                at: match moment {
+                    Moment::Start => wit::Moment::Start,
+                    Moment::End => wit::Moment::End,
+                },
+            }),
+        };
+        let task = wit::NewTask {
+            agent: self.agent,
+            session: self.session,
+            input: serde_json::to_string(&self.input).map_err(invalid)?,
+            deliver,
+            idempotency_key: self.idempotency_key,
+        };
+        let accepted = sys::tasks::submit(&task).map_err(|error| match error {
+            wit::SubmitError::UnknownAgent(name) => SubmitError::UnknownAgent(name),
+            wit::SubmitError::Invalid(why) => SubmitError::Invalid(why),
+            wit::SubmitError::Busy(ms) => SubmitError::Busy { retry_after: Duration::from_millis(ms) },
+            wit::SubmitError::Refused(why) => SubmitError::Refused(why),
+            wit::SubmitError::Unavailable(why) => SubmitError::Unavailable(why),
+        })?;
+        Ok(Submitted {
+            task: TaskRef { id: accepted.task.into() },
+            session: accepted.session.into(),
+            duplicate: accepted.duplicate,
+        })
+    }
+}
+
+fn value<T: Serialize + ?Sized>(content: &T) -> Value {
+    serde_json::to_value(content).unwrap_or_default()
+}
+
+/// Why a task was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// No agent has this name. 404 by `?`.
+    UnknownAgent(String),
+    /// The input is not acceptable. 400 by `?`.
+    Invalid(String),
+    /// The queue is full. 503 with `Retry-After` by `?`.
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A filter refused it. 403 by `?`.
+    Refused(String),
+    /// The store does not answer. 503 by `?`.
+    Unavailable(String),
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownAgent(name) => write!(out, "unknown agent: {name}"),
+            Self::Busy { .. } => out.write_str("the queue is full"),
+            Self::Invalid(why) | Self::Refused(why) | Self::Unavailable(why) => out.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for SubmitError {}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            SubmitError::UnknownAgent(_) => Self::NotFound(message),
+            SubmitError::Invalid(_) => Self::bad_request(message),
+            SubmitError::Busy { retry_after } => Self::Busy { retry_after },
+            SubmitError::Refused(_) => Self::Forbidden(message),
+            SubmitError::Unavailable(_) => Self::Unavailable(message),
+        }
+    }
+}
+
+/// An accepted task. It is a [`TaskRef`] with its session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Submitted {
+    task: TaskRef,
+    /// The task's session.
+    pub session: SessionId,
+    /// The idempotency key was known: nothing new was started.
+    pub duplicate: bool,
+}
+
+impl Deref for Submitted {
+    type Target = TaskRef;
+
+    fn deref(&self) -> &TaskRef {
+        &self.task
+    }
+}
+
+/// A task of this plugin, by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskRef {
+    /// Names the task.
+    pub id: TaskId,
+}
+
+impl TaskRef {
+    /// A task that was submitted in another exchange.
+    pub fn new(id: impl Into<TaskId>) -> Self {
+        Self { id: id.into() }
+    }
+
+    /// Its events from the first one on, up to its end.
+    pub fn events(&self) -> Events {
+        Events::follow(&self.id, None)
+    }
+
+    /// Its events after a place. A place in a run that was voided starts the present run from its beginning.
+    pub fn follow(&self, after: Option<Cursor>) -> Events {
+        Events::follow(&self.id, after)
+    }
+
+    /// Asks the agent to stop. False if the task has ended or is unknown.
+    pub fn cancel(&self) -> bool {
+        sys::tasks::cancel(self.id.as_str())
+    }
+
+    /// The task as a document (state, attempt, timings, result); none if it is unknown.
+    pub fn describe(&self) -> Option<Value> {
+        sys::tasks::describe(self.id.as_str()).and_then(|text| serde_json::from_str(&text).ok())
+    }
+}
+
+/// From now on every event of the session after the cursor, of tasks to come too, arrives in the
+/// [mailbox](crate::mailbox::next).
+///
+/// # Errors
+/// [`Error::NotFound`] if the session is unknown.
+pub fn follow_session(session: &SessionId, after: Option<&Cursor>) -> Result<(), Error> {
+    sys::tasks::follow_session(session.as_str(), after.map(Cursor::as_str)).map_err(Error::NotFound)
+}
+
+/// Cancels what runs and what waits in the session. Returns how many tasks that were.
+pub fn cancel_session(session: &SessionId) -> u32 {
+    sys::tasks::cancel_session(session.as_str())
+}
