@@ -1,7 +1,7 @@
 //! Wiring: the one place that knows all modules, and the order in which they start and stop.
 //!
-//! Stopping: nothing new is accepted or claimed; what is under way gets `drain`; leases go back; the store is closed
-//! last.
+//! Stopping: nothing new is accepted or run; running tasks get `drain`, and are streamed and delivered meanwhile; then
+//! leases go back, streams and exchanges are told to end, and the store is closed last.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,9 +40,12 @@ pub struct Gateway {
     tasks: Tasks,
     store: Arc<dyn Store>,
     background: TaskTracker,
-    /// Ends acceptance: no new connections, no new claims.
+    workers: tokio::task::JoinHandle<()>,
+    /// Ends acceptance: no new connections, no new tasks run.
     stop: CancellationToken,
-    /// Ends everything else, after what was under way.
+    /// Running tasks have had their time: streams, exchanges and deliveries come to an end.
+    wrap_up: CancellationToken,
+    /// Ends what is left.
     finish: CancellationToken,
     drain: Duration,
 }
@@ -55,7 +58,7 @@ impl Gateway {
     /// Whatever keeps the gateway from serving, in words for the operator.
     pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
         let clock = Clock::System;
-        let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
+        let [stop, wrap_up, finish] = std::array::from_fn(|_| CancellationToken::new());
         let background = TaskTracker::new();
 
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
@@ -81,7 +84,7 @@ impl Gateway {
             webhooks: Webhooks::new(store.clone(), callbacks.clone()),
             clock: clock.clone(),
         };
-        let exchanges = Exchanges::new(engine, catalogue.clone(), parts, stop.clone());
+        let exchanges = Exchanges::new(engine, catalogue.clone(), parts, wrap_up.clone());
 
         let ingress = {
             let config = ingress::Config {
@@ -90,7 +93,6 @@ impl Gateway {
                 limits: config.limits.clone(),
                 cors: config.cors.clone(),
                 stream: config.stream.clone(),
-                drain: config.drain,
             };
             let parts = ingress::Parts {
                 exchanges: exchanges.clone(),
@@ -100,25 +102,33 @@ impl Gateway {
                 metrics: metrics.clone(),
                 clock: clock.clone(),
             };
-            Ingress::bind(config, parts, stop.clone()).await?
+            Ingress::bind(config, parts, stop.clone(), wrap_up.clone()).await?
         };
 
         background.spawn(keeper.run(stop.clone()));
-        background.spawn(worker::run(
-            worker(&config, &agents, &store, &hub, &tasks, &clock),
-            stop.clone(),
-        ));
-        background.spawn(delivery::run(
-            delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock),
-            stop.clone(),
-        ));
+        let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
+        let workers = background.spawn(worker::run(pool, stop.clone()));
+        let outbox = delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock);
+        background.spawn(delivery::run(outbox, wrap_up.clone()));
         let maintenance = Maintenance {
             retention: Retention { events: config.store.event_retention, tasks: config.store.task_retention },
             ..Maintenance::default()
         };
         background.spawn(worker::maintain(store.clone(), maintenance, stop.clone()));
         background.spawn(fold_metrics(metrics, finish.clone()));
-        Ok(Self { ingress, catalogue, exchanges, tasks, store, background, stop, finish, drain: config.drain })
+        Ok(Self {
+            ingress,
+            catalogue,
+            exchanges,
+            tasks,
+            store,
+            background,
+            workers,
+            stop,
+            wrap_up,
+            finish,
+            drain: config.drain,
+        })
     }
 
     /// Where it listens.
@@ -136,12 +146,27 @@ impl Gateway {
 
     /// Serves until `until` resolves, then stops in good order.
     pub async fn serve(self, until: impl Future<Output = ()>) {
-        let Self { ingress, exchanges, tasks, store, background, stop, finish, drain, catalogue: _ } = self;
+        let Self {
+            ingress,
+            exchanges,
+            tasks,
+            store,
+            background,
+            workers,
+            stop,
+            wrap_up,
+            finish,
+            drain,
+            catalogue: _,
+        } = self;
         let serving = tokio::spawn(ingress.serve());
         until.await;
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: what is under way may end");
         tasks.stop_accepting();
         stop.cancel();
+        // The pool bounds its own end by `drain`.
+        let _ = workers.await;
+        wrap_up.cancel();
         let _ = serving.await;
         let left = exchanges.drain(LAST_WORD).await;
         if left > 0 {
@@ -194,7 +219,8 @@ fn open_plugins(
     settings: Settings,
     clock: Clock,
 ) -> anyhow::Result<(Engine, Catalogue<Exchange>, Keeper<Exchange>)> {
-    let largest = usize::try_from(settings.largest_memory()).context("plugin_defaults.memory is too large")?;
+    let largest =
+        usize::try_from(settings.largest_memory()).context("plugin_defaults.memory is too large")?;
     let engine = Engine::new(&config.engine, largest)?;
     let loader = loader(&engine, &config.data_dir)?;
     let (catalogue, keeper) = Keeper::open(config.plugins_dir.clone(), loader, settings, clock)
@@ -208,8 +234,8 @@ fn open_plugins(
 /// The cache's directory can't be created.
 pub fn loader(engine: &Engine, data_dir: &Path) -> anyhow::Result<Loader<Exchange>> {
     let dir = data_dir.join("artefacts");
-    let artefacts =
-        ArtefactCache::open(dir.clone()).with_context(|| format!("can't open the cache {}", dir.display()))?;
+    let artefacts = ArtefactCache::open(dir.clone())
+        .with_context(|| format!("can't open the cache {}", dir.display()))?;
     Loader::new(engine.clone(), artefacts).map_err(anyhow::Error::from)
 }
 
@@ -257,9 +283,10 @@ fn delivery_worker(
     let exchanges = exchanges.clone();
     let deliver = move |delivery: PluginDelivery| {
         let exchanges = exchanges.clone();
-        let call: futures::future::BoxFuture<'static, _> = Box::pin(async move {
-            exchanges.deliver(&delivery.plugin, delivery.task, delivery.address).await
-        });
+        let call: futures::future::BoxFuture<'static, _> =
+            Box::pin(
+                async move { exchanges.deliver(&delivery.plugin, delivery.task, delivery.address).await },
+            );
         call
     };
     delivery::Worker {

@@ -204,19 +204,22 @@ impl Config {
 /// The names of the environment that the specifications gave.
 fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let wrong = |name: &str, value: &str, wanted: &str| ConfigError::Setting(format!("{name}={value:?}: must be {wanted}"));
+    let wrong = |name: &str, value: &str, wanted: &str| {
+        ConfigError::Setting(format!("{name}={value:?}: must be {wanted}"))
+    };
     if let Some(port) = variable("WEBHOOK_PORT") {
         let port: u16 = port.parse().map_err(|_| wrong("WEBHOOK_PORT", &port, "a port, 0 to 65535"))?;
-        let mut address: SocketAddr = listen.parse().map_err(|_| wrong("listen", listen, "an address, as 127.0.0.1:8080"))?;
+        let mut address: SocketAddr =
+            listen.parse().map_err(|_| wrong("listen", listen, "an address, as 127.0.0.1:8080"))?;
         address.set_port(port);
-        figment = figment.merge(("listen", address.to_string()));
+        figment = figment.merge(Serialized::default("listen", address.to_string()));
     }
     if let Some(url) = variable("CALLBACK_URL") {
-        figment = figment.merge(("callbacks.result_url", url));
+        figment = figment.merge(Serialized::default("callbacks.result_url", url));
     }
     if let Some(count) = variable("MAX_WORKERS") {
         let count: usize = count.parse().map_err(|_| wrong("MAX_WORKERS", &count, "a number"))?;
-        figment = figment.merge(("workers.count", count));
+        figment = figment.merge(Serialized::default("workers.count", count));
     }
     if let Some(enabled) = variable("ENABLE_SSE") {
         let enabled = match enabled.to_ascii_lowercase().as_str() {
@@ -224,14 +227,14 @@ fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
             "false" | "0" | "no" | "off" => false,
             _ => return Err(wrong("ENABLE_SSE", &enabled, "true or false")),
         };
-        figment = figment.merge(("stream.enabled", enabled));
+        figment = figment.merge(Serialized::default("stream.enabled", enabled));
     }
     for (name, key) in [
         ("TELEGRAM_REPLY_TO_MODE", "plugins.telegram.config.reply_to_mode"),
         ("TELEGRAM_ALLOWED_USERS", "plugins.telegram.config.allowed_users"),
     ] {
         if let Some(value) = variable(name) {
-            figment = figment.merge((key, value));
+            figment = figment.merge(Serialized::default(key, value));
         }
     }
     Ok(figment)
@@ -241,7 +244,8 @@ fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
 fn setting(error: &figment::Error) -> ConfigError {
     let lines = error.clone().into_iter().map(|error| {
         let key = error.path.join(".");
-        let source = error.metadata.as_ref().and_then(|metadata| metadata.source.as_ref()).map(ToString::to_string);
+        let source =
+            error.metadata.as_ref().and_then(|metadata| metadata.source.as_ref()).map(ToString::to_string);
         let place = match (&error.metadata, source) {
             (Some(_), Some(source)) if source.contains(".rs:") => " (in the defaults)".to_owned(),
             (Some(_), Some(source)) => format!(" (in {source})"),

@@ -7,9 +7,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 /// Seconds: from a tenth of a millisecond to ten minutes.
-const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 600.0];
+const SECONDS: [f64; 14] =
+    [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 600.0];
 /// Bytes of a plugin's memory.
-const BYTES: [f64; 7] = [131_072.0, 524_288.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
+const BYTES: [f64; 7] =
+    [131_072.0, 524_288.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
 
 /// `[telemetry]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,7 +49,7 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`].
 pub fn init_logs(config: &TelemetryConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(&config.level)?;
+    let filter = EnvFilter::builder().parse(directives(&config.level))?;
     let layer = match config.format {
         LogFormat::Text => fmt::layer()
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -60,6 +62,14 @@ pub fn init_logs(config: &TelemetryConfig) -> Result<(), TelemetryError> {
         .with(layer)
         .try_init()
         .map_err(|error| TelemetryError::Twice(error.to_string()))
+}
+
+/// A bare level is the gateway's and its plugins' own: what libraries say below a warning helps nobody.
+fn directives(level: &str) -> String {
+    match level.to_ascii_lowercase().as_str() {
+        level @ ("warn" | "info" | "debug" | "trace") => format!("warn,plugway={level},plugin={level}"),
+        other => other.to_owned(),
+    }
 }
 
 /// The process's metrics.

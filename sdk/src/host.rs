@@ -60,6 +60,22 @@ macro_rules! error {
 ///
 /// # Errors
 /// [`Error::Internal`] that names the field; not after `check` has accepted it, which `export!` sees to.
+///
+/// ```
+/// # use plugway_sdk::{host, mock::Mock};
+/// #[derive(serde::Deserialize)]
+/// struct Config { greeting: String }
+///
+/// # let mock = Mock::new();
+/// mock.config(serde_json::json!({"greeting": "Hello"}));
+/// assert_eq!(host::config::<Config>()?.greeting, "Hello");
+/// mock.config(serde_json::json!({}));
+/// assert_eq!(
+///     host::config::<Config>().map(|config| config.greeting).unwrap_err().to_string(),
+///     "configuration: greeting: missing field `greeting`",
+/// );
+/// # Ok::<(), plugway_sdk::Error>(())
+/// ```
 pub fn config<T: DeserializeOwned>() -> Result<T> {
     from_json(sys::host::config().as_bytes())
         .map_err(|(message, _)| Error::Internal(format!("configuration: {message}")))

@@ -65,6 +65,8 @@
 //! a full queue becomes 503 with `Retry-After`, a wrong field 400 with its name. What is [`Error::Internal`] goes to the log,
 //! not to the caller.
 
+#![warn(missing_docs)]
+
 #[doc(hidden)]
 pub mod bindings;
 

@@ -14,7 +14,10 @@ use std::{cell::RefCell, collections::VecDeque, fmt, time::Duration};
 /// A message of the mailbox.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "the event is the common case, and is moved out at once")]
+#[cfg_attr(
+    target_pointer_width = "64",
+    expect(clippy::large_enum_variant, reason = "the event is the common case, and is moved out at once")
+)]
 pub enum Message {
     /// A followed task reports.
     Event(Event),
@@ -85,6 +88,16 @@ pub fn next(timeout: Option<Duration>) -> Option<Message> {
 ///
 /// # Errors
 /// [`Error::Closed`] as soon as the host closes the exchange.
+///
+/// ```
+/// # use plugway_sdk::{host, mailbox, mock::Mock};
+/// # use std::time::Duration;
+/// # let _mock = Mock::new();
+/// let before = host::now();
+/// mailbox::wait(Duration::from_secs(3600))?;
+/// assert_eq!(host::now().duration_since(before).unwrap().as_secs(), 3600);
+/// # Ok::<(), plugway_sdk::Error>(())
+/// ```
 pub fn wait(time: Duration) -> Result<()> {
     let until = crate::host::now() + time;
     loop {
@@ -138,7 +151,10 @@ pub struct Events {
 /// What [`Events::next_within`] found.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "the event is the common case, and is moved out at once")]
+#[cfg_attr(
+    target_pointer_width = "64",
+    expect(clippy::large_enum_variant, reason = "the event is the common case, and is moved out at once")
+)]
 pub enum Next {
     /// The task reports.
     Event(Event),
@@ -171,6 +187,24 @@ impl Events {
     /// # Errors
     /// [`Error::NotFound`] if the task is unknown, [`Error::Closed`] when the host closes the exchange: both end it.
     /// [`Error::Gap`] if events are lost: it goes on behind them.
+    ///
+    /// ```
+    /// # use plugway_sdk::{mock::{Mock, Script}, prelude::*};
+    /// # use std::time::Duration;
+    /// # let mock = Mock::new();
+    /// # mock.agent(|_| Script::new().started().wait(Duration::from_secs(12)).completed("done"));
+    /// let mut events = Task::message("take your time").submit()?.events();
+    /// let mut ticks = 0;
+    /// loop {
+    ///     match events.next_within(Some(Duration::from_secs(5)))? {
+    ///         Next::Event(event) if event.is_terminal() => break,
+    ///         Next::Quiet => ticks += 1,
+    ///         _ => {}
+    ///     }
+    /// }
+    /// assert_eq!(ticks, 2);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn next_within(&mut self, timeout: Option<Duration>) -> Result<Next> {
         if let Some(error) = self.refused.take() {
             self.over = true;

@@ -110,6 +110,18 @@ impl Body {
     ///
     /// # Errors
     /// As [`Body::write`].
+    ///
+    /// ```
+    /// # use plugway_sdk::prelude::*;
+    /// fn stream(task: &TaskRef, reply: Reply) -> Result<()> {
+    ///     let mut body = reply.events();
+    ///     for event in task.events() {
+    ///         let event = event?;
+    ///         body.event(Some("progress"), Some(event.cursor.as_str()), &event.data)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn event(&mut self, name: Option<&str>, id: Option<&str>, data: &str) -> Result<()> {
         self.frame.clear();
         let mut line = |field: &str, value: &str| {

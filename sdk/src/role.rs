@@ -22,6 +22,33 @@ pub trait HttpAdapter {
 }
 
 /// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+///
+/// ```
+/// use plugway_sdk::prelude::*;
+///
+/// struct Parrot;
+///
+/// impl SocketAdapter for Parrot {
+///     fn serve(&self, _upgrade: Request, socket: Socket) -> Result<()> {
+///         while let Some(message) = mailbox::next(None) {
+///             match message {
+///                 Message::Frame(frame) => socket.send(frame)?,
+///                 Message::Closed(_) => break,
+///                 _ => {}
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// plugway_sdk::export!(Parrot: socket, routes = ["WS /parrot"]);
+///
+/// # fn main() {
+/// let mock = plugway_sdk::mock::Mock::new();
+/// let served = mock.websocket("/parrot").text("Polly").leave().serve(&Parrot);
+/// assert_eq!(served.frames, [Frame::Text("Polly".into())]);
+/// # }
+/// ```
 pub trait SocketAdapter {
     /// Serves the connection; frames and events arrive in the [mailbox](crate::mailbox::next).
     ///

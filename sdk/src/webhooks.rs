@@ -8,6 +8,16 @@ use serde::Serialize;
 ///
 /// # Errors
 /// [`Error::BadRequest`] if the URL is not acceptable.
+///
+/// ```
+/// # use plugway_sdk::{mock::Mock, webhooks};
+/// # let mock = Mock::new();
+/// let body = serde_json::json!({"task_id": "t", "success": true});
+/// assert!(webhooks::post(Some("https://a.example/done"), &body, "t")?);
+/// assert!(!webhooks::post(None, &body, "u")?, "the operator has configured no URL");
+/// # assert_eq!(mock.webhooks().len(), 1);
+/// # Ok::<(), plugway_sdk::Error>(())
+/// ```
 pub fn post<T: Serialize + ?Sized>(url: Option<&str>, body: &T, key: &str) -> Result<bool, Error> {
     let body = serde_json::to_string(body)?;
     sys::webhooks::post(url, &body, key).map_err(Error::bad_request)

@@ -47,11 +47,19 @@ pub fn plugin(name: &str) -> PathBuf {
 ///
 /// When it was not built.
 pub fn fixture(name: &str) -> PathBuf {
-    let directory = env::var_os("PLUGWAY_FIXTURES").map(PathBuf::from).unwrap_or_else(|| {
-        let target = profile().and_then(|profile| profile.parent().map(Path::to_path_buf));
-        target.unwrap_or_else(|| workspace().join("target")).join("fixtures")
-    });
+    let directory = env::var_os("PLUGWAY_FIXTURES").map_or_else(|| target().join("fixtures"), PathBuf::from);
     built(&directory, name)
+}
+
+/// Where all gateways of the tests keep compiled plugins, so that each is compiled once and not once a test.
+pub(crate) fn artefacts() -> PathBuf {
+    target().join("artefacts-of-tests")
+}
+
+/// The target directory that this test was built into.
+fn target() -> PathBuf {
+    let target = profile().and_then(|profile| profile.parent().map(Path::to_path_buf));
+    target.unwrap_or_else(|| workspace().join("target"))
 }
 
 fn built(directory: &Path, name: &str) -> PathBuf {

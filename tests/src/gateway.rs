@@ -111,6 +111,7 @@ impl Builder {
         for (name, path) in &self.plugins {
             install(&self.plugins_dir(), name, path);
         }
+        self.share_artefacts();
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -130,6 +131,15 @@ impl Builder {
 
     fn plugins_dir(&self) -> PathBuf {
         self.directory().join("plugins")
+    }
+
+    /// Compiling a plugin takes longer than most tests: what one gateway has compiled is there for the others.
+    fn share_artefacts(&self) {
+        let (shared, own) = (files::artefacts(), self.directory().join("data"));
+        fs::create_dir_all(&shared).expect("the target directory can be written");
+        fs::create_dir_all(&own).expect("a temporary directory can be written");
+        // A second gateway of this directory finds the link.
+        let _ = std::os::unix::fs::symlink(shared, own.join("artefacts"));
     }
 
     fn command(&self) -> Command {

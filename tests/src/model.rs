@@ -16,6 +16,7 @@ use axum::routing::post;
 use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::eventually::{DEADLINE, eventually};
@@ -29,7 +30,7 @@ pub enum Turn {
     Calls(&'static str, Vec<&'static str>),
     /// This status with OpenAI's shape of an error.
     Fails(u16, &'static str),
-    /// These pieces of text, then the connection is cut.
+    /// These pieces of text, then the connection is cut: at once if there are none, else by [`Model::cut`].
     Cuts(Vec<&'static str>),
     /// These pieces of text, then nothing more.
     Hangs(Vec<&'static str>),
@@ -58,6 +59,7 @@ impl Asked {
 #[derive(Debug, Default)]
 struct Shared {
     script: Mutex<VecDeque<Turn>>,
+    cut: Notify,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -75,7 +77,7 @@ impl Model {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there is a free port");
         let port = listener.local_addr().expect("the listener is bound").port();
         let shared =
-            Arc::new(Shared { script: Mutex::new(script.into_iter().collect()), asked: Mutex::default() });
+            Arc::new(Shared { script: Mutex::new(script.into_iter().collect()), ..Shared::default() });
         let router =
             Router::new().route("/v1/chat/completions", post(complete)).with_state(Arc::clone(&shared));
         let mut server = JoinSet::new();
@@ -86,6 +88,11 @@ impl Model {
     /// Its `base_url`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
+    }
+
+    /// Cuts the connection of a [`Turn::Cuts`] that has said its pieces.
+    pub fn cut(&self) {
+        self.shared.cut.notify_one();
     }
 
     /// Requests so far.
@@ -114,7 +121,7 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
         Turn::Fails(status, message) => return failure(status, message),
         Turn::Says(texts) => (said(&texts), End::Whole("stop")),
         Turn::Calls(name, arguments) => (called(name, &arguments), End::Whole("tool_calls")),
-        Turn::Cuts(texts) => (said(&texts), End::Cut),
+        Turn::Cuts(texts) => (said(&texts), if texts.is_empty() { End::Cut } else { End::CutLater }),
         Turn::Hangs(texts) => (said(&texts), End::Never),
     };
     let mut frames = vec![frame(&model, json!({ "role": "assistant", "content": "" }), None)];
@@ -132,6 +139,13 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
             let cut = stream::once(async { Err(std::io::Error::other("cut on purpose")) });
             frames.chain(cut).boxed()
         }
+        End::CutLater => {
+            let cut = stream::once(async move {
+                shared.cut.notified().await;
+                Err(std::io::Error::other("cut on purpose"))
+            });
+            frames.chain(cut).boxed()
+        }
         End::Never => frames.chain(stream::pending()).boxed(),
     };
     let frames = frames.inspect(move |_| {
@@ -144,6 +158,7 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
 enum End {
     Whole(&'static str),
     Cut,
+    CutLater,
     Never,
 }
 

@@ -120,8 +120,11 @@ async fn a_model_that_breaks_off_is_not_asked_again() {
     let model = Model::start([Turn::Cuts(vec!["half an "]), Turn::Says(vec!["a whole answer"])]).await;
     let gateway = gateway(&model).await;
     let task = gateway.accept(&message(1, 7, "hello")).await;
-    let events = events(&gateway, &task).await;
-    assert_eq!(events.last().map(Event::progress).as_deref(), Some("failed"));
+    let mut stream = gateway.stream(&format!("/stream/{task}")).await;
+    stream.until(|event| event.progress() == "response_chunk").await;
+    model.cut();
+    let rest = stream.rest().await;
+    assert_eq!(rest.last().map(Event::progress).as_deref(), Some("failed"));
     assert_eq!(gateway.ended(&task).await["state"], "failed");
     assert_eq!(model.asked().len(), 1);
 }

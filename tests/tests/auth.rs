@@ -127,7 +127,7 @@ async fn a_key_that_is_too_short_keeps_the_gateway_from_starting_and_is_not_show
 
 #[tokio::test]
 async fn no_key_shows_in_the_log() {
-    let gateway = builder().set("telemetry.level", "debug").start().await;
+    let gateway = builder().set("telemetry.level", "info,plugway=debug,plugin=debug").start().await;
     for authorization in [format!("Bearer {KEY}"), format!("Bearer {KEY}-wrong")] {
         ask(&gateway, Method::GET, "/steady/caller", Some(&authorization)).await;
     }

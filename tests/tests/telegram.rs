@@ -32,7 +32,7 @@ fn long_text() -> String {
             "Section {section}. It does a + b = c, and more; see [notes] #{section} \u{1f980}.\n\n"
         ));
         text.push_str("```rust\n");
-        for line in 1..=24 {
+        for line in 1..=31 {
             text.push_str(&format!(
                 "    let value_{section}_{line:02} = compute(&[{line}, {section}])?; // step {line}\n"
             ));
@@ -247,10 +247,12 @@ async fn chats_do_not_wait_for_each_other() {
 #[tokio::test]
 async fn no_secret_shows_in_logs_figures_or_descriptions() {
     let bot = BotApi::start().await;
-    let gateway = bot.gateway(|builder| builder.set("telemetry.level", "debug")).await;
+    let gateway =
+        bot.gateway(|builder| builder.set("telemetry.level", "info,plugway=debug,plugin=debug")).await;
     bot.fail(Rule::next("sendMessage", Fault::Status(502))).await;
     let task = bot.says(7, "hello").await;
-    bot.settled(7).await;
+    bot.chat_when(7, |messages| !messages.is_empty()).await;
+    bot.assert_failed_as_told().await;
     let mut shown = gateway.log();
     for path in ["/metrics", "/admin/plugins", "/ready", &format!("/tasks/{task}")] {
         shown.push(gateway.get(path).await.expect(200).text());

@@ -40,6 +40,7 @@ async fn survives(method: &'static str, fault: Fault, after: usize) {
     let task = bot.says(7, "/words 60").await;
     gateway.ended(&task).await;
     bot.chat_when(7, |messages| messages.iter().any(|message| message.text == words(60))).await;
+    bot.assert_failed_as_told().await;
     let what = format!("{fault:?} at {method} {after}");
     assert_answered_once(&bot, 7, &words(60), &what).await;
 }
@@ -92,6 +93,7 @@ async fn faults_of_the_last_edit_leave_no_cursor() {
         bot.fail(Rule::next("editMessageText", fault.clone())).await;
         bot.says(7, "/words 30").await;
         bot.chat_when(7, |messages| messages.iter().any(|message| message.text == words(30))).await;
+        bot.assert_failed_as_told().await;
         assert_answered_once(&bot, 7, &words(30), &format!("{fault:?} at the last edit")).await;
     }
 }
@@ -103,6 +105,7 @@ async fn a_message_whose_reply_was_lost_may_come_twice_which_is_logged_and_count
     bot.fail(Rule::next("sendMessage", Fault::CutAfter)).await;
     bot.says(7, "/words 20").await;
     bot.chat_when(7, |messages| messages.iter().any(|message| message.text == words(20))).await;
+    bot.assert_failed_as_told().await;
     let messages = bot.settled(7).await;
     assert!(messages.iter().all(|message| message.text == words(20)), "{messages:#?}");
     assert!(messages.len() <= 2, "{messages:#?}");
@@ -117,6 +120,8 @@ async fn entities_that_telegram_refuses_are_sent_as_plain_text() {
     bot.fail(Rule::next("sendMessage", refusal)).await;
     let text = "a *bold* claim, some_snake_case and `code`";
     bot.says(7, text).await;
+    bot.chat_when(7, |messages| !messages.is_empty()).await;
+    bot.assert_failed_as_told().await;
     let messages = bot.settled(7).await;
     assert_eq!(messages.len(), 1, "{messages:?}");
     let Message { text: shown, parse_mode, .. } = &messages[0];
@@ -131,6 +136,7 @@ async fn a_topic_that_is_gone_is_answered_outside_of_it() {
     let push = bot.say(&in_topic(-1001, 33, "hello topic")).await;
     bot.taken(push).await;
     let shown = bot.chat_when(-1001, |messages| messages.iter().any(|one| one.text == "hello topic")).await;
+    bot.assert_failed_as_told().await;
     assert_eq!(shown.iter().map(|message| message.thread).collect::<Vec<_>>(), [None]);
 }
 

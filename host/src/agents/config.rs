@@ -47,7 +47,7 @@ pub enum Backend {
     Echo(EchoConfig),
     /// A model behind a server that speaks the OpenAI chat-completions API.
     #[serde(rename = "openai")]
-    OpenAi(OpenAiConfig),
+    OpenAi(Box<OpenAiConfig>),
 }
 
 impl Backend {

@@ -277,10 +277,12 @@ mod tests {
     }
 
     fn chunks(events: &[AgentEvent]) -> Vec<&str> {
-        let chunk = |event| match event {
-            &AgentEvent::ResponseChunk { ref text } => Some(text.as_str()),
-            _ => None,
-        };
+        fn chunk(event: &AgentEvent) -> Option<&str> {
+            match event {
+                AgentEvent::ResponseChunk { text } => Some(text.as_str()),
+                _ => None,
+            }
+        }
         events.iter().filter_map(chunk).collect()
     }
 

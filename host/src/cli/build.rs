@@ -32,8 +32,11 @@ pub(super) fn find_crates(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("can't read {}", dir.display())),
     };
-    let mut crates: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.join("Cargo.toml").is_file()).collect();
+    let mut crates: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("Cargo.toml").is_file())
+        .collect();
     crates.sort();
     Ok(crates)
 }
@@ -59,7 +62,8 @@ pub(super) fn ensure_target() -> anyhow::Result<()> {
 /// Builds one crate and installs it as `out/FOLDER.wasm`.
 pub(super) fn build_one(dir: &Path, out: &Path) -> anyhow::Result<PathBuf> {
     let dir = dir.canonicalize().with_context(|| format!("no such folder: {}", dir.display()))?;
-    let name = dir.file_name().and_then(|name| name.to_str()).context("the folder's name is not UTF-8")?.to_owned();
+    let name =
+        dir.file_name().and_then(|name| name.to_str()).context("the folder's name is not UTF-8")?.to_owned();
     let built = cargo(&dir).with_context(|| format!("building the plugin {name} failed"))?;
     std::fs::create_dir_all(out).with_context(|| format!("can't create {}", out.display()))?;
     let installed = out.join(format!("{name}.wasm"));
@@ -93,8 +97,10 @@ fn cargo(dir: &Path) -> anyhow::Result<PathBuf> {
     }
     let manifest = dir.join("Cargo.toml");
     let messages = String::from_utf8_lossy(&output.stdout);
-    let components = messages.lines().filter_map(|line| component_of(line, &manifest));
-    components.last().context("the crate made no component; its Cargo.toml needs: [lib] crate-type = [\"cdylib\", \"rlib\"]")
+    let mut components = messages.lines().filter_map(|line| component_of(line, &manifest));
+    components.next_back().context(
+        "the crate made no component; its Cargo.toml needs: [lib] crate-type = [\"cdylib\", \"rlib\"]",
+    )
 }
 
 /// The component in one of cargo's messages, if it is about the crate itself.

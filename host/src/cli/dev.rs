@@ -50,11 +50,15 @@ fn print_what_to_try(gateway: &Gateway) -> anyhow::Result<()> {
     println!();
     println!("Try, in another terminal:");
     println!();
-    let serves = |name: &str| gateway.catalogue().status().iter().any(|plugin| plugin.name == name && plugin.generation > 0);
+    let serves = |name: &str| {
+        gateway.catalogue().status().iter().any(|plugin| plugin.name == name && plugin.generation > 0)
+    };
     if serves("telegram") {
         println!("  # a Telegram update comes in; the answer names a task");
         println!("  TASK=$(curl -s {url}/webhook -H 'Content-Type: application/json' \\");
-        println!("    -d '{{\"update_id\":'$RANDOM',\"message\":{{\"message_id\":1,\"date\":0,\"chat\":{{\"id\":42,\"type\":\"private\"}},\"from\":{{\"id\":42,\"is_bot\":false,\"first_name\":\"You\"}},\"text\":\"Hello from a fresh machine\"}}}}' \\");
+        println!(
+            "    -d '{{\"update_id\":'$RANDOM',\"message\":{{\"message_id\":1,\"date\":0,\"chat\":{{\"id\":42,\"type\":\"private\"}},\"from\":{{\"id\":42,\"is_bot\":false,\"first_name\":\"You\"}},\"text\":\"Hello from a fresh machine\"}}}}' \\"
+        );
         println!("    | sed 's/.*\"task_id\":\"\\([^\"]*\\)\".*/\\1/'); echo $TASK");
         println!();
         println!("  # its events, as they happen");
@@ -68,7 +72,10 @@ fn print_what_to_try(gateway: &Gateway) -> anyhow::Result<()> {
     println!("  curl {url}/admin/plugins");
     println!("  curl {url}/ready");
     println!();
-    println!("Change a plugin's source, and it is rebuilt and swapped in; drop any .wasm into {}.", gateway.catalogue().dir().display());
+    println!(
+        "Change a plugin's source, and it is rebuilt and swapped in; drop any .wasm into {}.",
+        gateway.catalogue().dir().display()
+    );
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `plugway plugin check` and `plugway plugin inspect`: the loading transaction without serving.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
@@ -9,6 +10,7 @@ use super::{CheckArgs, ServeArgs, serve};
 use crate::app;
 use crate::exchanges::Exchange;
 use crate::plugins::{Engine, EngineConfig, Generation, PluginSettings, RouteTable, Settings};
+use crate::telemetry::{self, TelemetryConfig};
 
 /// Loads the component, and says whether it would serve.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
@@ -58,7 +60,8 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
     println!("version   {}", manifest.version);
     println!("summary   {}", manifest.summary);
     println!("contract  plugway:gateway {}", generation.contract);
-    let roles: Vec<String> = generation.exported.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+    let roles: Vec<String> =
+        generation.exported.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     println!("roles     {}", roles.join(", "));
     for route in &manifest.routes {
         println!("route     {} {} (access: {:?})", route.method, route.path, route.access);
@@ -74,10 +77,13 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
 }
 
 /// Runs the transaction up to the swap, as the gateway would.
-fn load(args: &CheckArgs) -> anyhow::Result<(PluginSettings, Generation<Exchange>)> {
+fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exchange>)> {
     let name = args.file.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
-    let serve_args = ServeArgs { config: args.config.clone(), listen: None, data_dir: None, plugins_dir: None };
+    let serve_args =
+        ServeArgs { config: args.config.clone(), listen: None, data_dir: None, plugins_dir: None };
     let config = serve::load(&serve_args)?;
+    // What the plugin itself says while it is loaded, a panic's message above all, belongs to the answer.
+    telemetry::init_logs(&TelemetryConfig { level: "warn".into(), ..config.telemetry.clone() })?;
     let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?.of(name);
     let bytes = std::fs::read(&args.file).with_context(|| format!("can't read {}", args.file.display()))?;
     let bound = settings.limits.file.as_u64();
@@ -93,13 +99,13 @@ fn load(args: &CheckArgs) -> anyhow::Result<(PluginSettings, Generation<Exchange
     let hash = Sha256::digest(&bytes).into();
     let loaded = serve::runtime()?.block_on(loader.load(&settings, 1, hash, bytes, 0));
     let _ = std::fs::remove_dir_all(&cache);
-    let generation = std::sync::Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
+    let generation = Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
     // Its routes must go together, and none may be the host's own.
-    let plugin = std::sync::Arc::new(crate::plugins::Plugin::new(settings.clone()));
+    let plugin = Arc::new(crate::plugins::Plugin::new(settings.clone()));
     RouteTable::default()
         .add(&plugin, &generation)
         .map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?;
-    let generation = std::sync::Arc::into_inner(generation).context("the component is still in use")?;
+    let generation = Arc::into_inner(generation).context("the component is still in use")?;
     Ok((settings, generation))
 }
 

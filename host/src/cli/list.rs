@@ -53,9 +53,15 @@ async fn ask(args: &ListArgs) -> anyhow::Result<Vec<PluginStatus>> {
     let anywhere = Grant::callbacks(vec!["0.0.0.0/0".parse()?, "::/0".parse()?]);
     let egress = Egress::new(egress::Config::default(), Tls::default(), tokio::runtime::Handle::current());
     let headers = args.key.iter().map(|key| ("authorization".to_owned(), format!("Bearer {key}"))).collect();
-    let request =
-        EgressRequest { method: "GET".into(), url: url.clone(), headers, body: Bytes::new(), timeout: TIMEOUT };
-    let response = egress.send(&anywhere, request).await.with_context(|| format!("no gateway answers at {url}"))?;
+    let request = EgressRequest {
+        method: "GET".into(),
+        url: url.clone(),
+        headers,
+        body: Bytes::new(),
+        timeout: TIMEOUT,
+    };
+    let response =
+        egress.send(&anywhere, request).await.with_context(|| format!("no gateway answers at {url}"))?;
     if response.status != 200 {
         bail!("{url} answered {}: {}", response.status, String::from_utf8_lossy(&response.body));
     }

@@ -25,6 +25,8 @@ const NO_PERMIT_WAIT: Duration = Duration::from_secs(1);
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// Least time that a plugin which can't be called is left alone.
 const LEAST_NOT_NOW: Duration = Duration::from_millis(100);
+/// Least length of a lease: it has to be renewed three times within.
+const LEAST_LEASE: Duration = Duration::from_millis(300);
 /// Wait after the store failed.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
@@ -33,7 +35,8 @@ type Away = Option<(String, Duration)>;
 
 /// Works off the outbox until it is told to stop; then deliveries under way get `config.drain` to finish, and what has
 /// not finished goes back to the outbox without counting as a try.
-pub async fn run(worker: Worker, stop: CancellationToken) {
+pub async fn run(mut worker: Worker, stop: CancellationToken) {
+    worker.config.lease = worker.config.lease.max(LEAST_LEASE);
     let tries = Tries { jitter: Jitter::new(worker.seed), worker, stop: stop.clone() };
     Loop {
         webhooks: Arc::new(Semaphore::new(tries.worker.config.webhooks.clamp(1, Semaphore::MAX_PERMITS))),
@@ -118,6 +121,7 @@ impl Loop {
         let mut permits: Vec<_> =
             (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
         let limit = if permits.is_empty() { BATCH } else { permits.len() };
+        let began_ms = clock.now_ms();
         let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -126,7 +130,9 @@ impl Loop {
             }
         };
         let more = claimed.items.len() >= limit;
-        let due = claimed.next_due_ms.map(|due| Duration::from_millis(due.saturating_sub(clock.now_ms())));
+        // What was due before and was not handed out waits for something else: for its lane, or for a plugin.
+        let due = claimed.next_due_ms.filter(|due| *due > began_ms);
+        let due = due.map(|due| Duration::from_millis(due.saturating_sub(clock.now_ms())));
         let poll = config.poll;
         let mut back = Vec::new();
         for delivery in claimed.items {

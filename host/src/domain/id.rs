@@ -201,8 +201,7 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_its_text_and_stays_within_64_characters() {
-        let cursor =
-            Cursor { task: TaskId::new(), position: Position { attempt: u32::MAX, seq: u64::MAX } };
+        let cursor = Cursor { task: TaskId::new(), position: Position { attempt: u32::MAX, seq: u64::MAX } };
         let text = cursor.to_string();
         assert!(text.len() <= 64, "{} characters", text.len());
         assert_eq!(text.parse(), Ok(cursor));
@@ -213,7 +212,8 @@ mod tests {
         for text in ["", "task_", "task_1234567890", "TASK_0193", "task_ZZ93c0de00007000800000000000000f"] {
             assert!(text.parse::<TaskId>().is_err(), "{text}");
         }
-        for text in ["", "1", "0193c0de000070008000000000000000-1", "0193c0de000070008000000000000000-1-2-3"] {
+        for text in ["", "1", "0193c0de000070008000000000000000-1", "0193c0de000070008000000000000000-1-2-3"]
+        {
             assert!(text.parse::<Cursor>().is_err(), "{text}");
         }
     }

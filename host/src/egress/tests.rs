@@ -398,3 +398,53 @@ async fn an_abandoned_request_ends() {
     let asked = egress.send(&grant, request("GET", &server.origin(), ""));
     assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
 }
+
+/// The certificate is for `secure.example`, by an authority that only this test trusts.
+#[tokio::test]
+async fn https_is_spoken_with_whom_the_certificate_names() {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let pem = include_bytes!("testdata/secure.example.pem");
+    let authority = CertificateDer::from_pem_slice(include_bytes!("testdata/authority.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(pem).unwrap()],
+            PrivateKeyDer::from_pem_slice(pem).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 4096];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+            let whole = answer(200, "", "private");
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, whole.as_bytes()).await;
+        }
+    }));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority).unwrap();
+    let trusting = |tls| {
+        let (lookup, _) = scripted(&[&["127.0.0.1"]]);
+        Egress::with_lookup(Config::default(), tls, Handle::current(), lookup)
+    };
+    let ask = |egress: Egress, host: &str| {
+        let url = format!("https://{host}:{port}");
+        async move { egress.send(&grant(&[&url], &[LOCAL], &[]), request("GET", &url, "")).await }
+    };
+    let got = ask(trusting(Tls::trusting(roots.clone())), "secure.example").await.unwrap();
+    assert_eq!(got.body, "private");
+    for (tls, host) in [(Tls::trusting(roots), "other.example"), (Tls::default(), "secure.example")] {
+        let error = ask(trusting(tls), host).await.unwrap_err();
+        assert!(matches!(&error, EgressError::Unreachable(why) if why.contains("certificate")), "{error:?}");
+    }
+}

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
@@ -15,7 +16,7 @@ impl Tls {
     /// The configuration; the first call reads the platform's certificates (some milliseconds, off the async threads).
     /// Without any, every https connection fails with an unknown issuer, and plain http works.
     pub async fn config(&self) -> ClientConfig {
-        self.0.get_or_init(|| async { load_off_thread().await }).await.clone()
+        self.0.get_or_init(load_off_thread).await.clone()
     }
 
     /// Trusts these authorities only.
@@ -36,17 +37,9 @@ async fn load_off_thread() -> ClientConfig {
 }
 
 fn load() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
+    match rustls_platform_verifier::Verifier::new(provider()) {
         Ok(verifier) => {
-            let builder = ClientConfig::builder_with_provider(provider);
-            match builder.with_safe_default_protocol_versions() {
-                Ok(builder) => builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(verifier))
-                    .with_no_client_auth(),
-                Err(_) => trust(RootCertStore::empty()),
-            }
+            builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
         }
         Err(error) => {
             warn!(%error, "this machine has no certificate authorities: https will fail");
@@ -56,10 +49,16 @@ fn load() -> ClientConfig {
 }
 
 fn trust(roots: RootCertStore) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    #[expect(clippy::expect_used, reason = "ring speaks both protocol versions that rustls has")]
-    let builder = ClientConfig::builder_with_provider(provider)
+    builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    #[expect(clippy::expect_used, reason = "fails only for a provider that lacks what ring has")]
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3");
-    builder.with_root_certificates(roots).with_no_client_auth()
+        .expect("ring speaks TLS 1.2 and 1.3")
 }

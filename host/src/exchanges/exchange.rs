@@ -64,7 +64,9 @@ impl Exchange {
     /// # Errors
     /// Traps a plugin that calls out while it is only asked to describe itself.
     pub(crate) fn live(&mut self) -> wasmtime::Result<&mut Live> {
-        self.live.as_mut().ok_or_else(|| wasmtime::Error::msg("`describe` and `check` may call nothing but `host`"))
+        self.live
+            .as_mut()
+            .ok_or_else(|| wasmtime::Error::msg("`describe` and `check` may call nothing but `host`"))
     }
 
     pub(crate) fn live_opt(&self) -> Option<&Live> {

@@ -82,7 +82,7 @@ enum Source {
 
 #[derive(Debug)]
 enum After {
-    Gap { attempt: u32, first: u64, last: u64 },
+    Gap { first: u64, last: u64 },
     Ended,
 }
 
@@ -113,8 +113,14 @@ impl Mailbox {
     ///
     /// # Errors
     /// Too many are followed.
-    pub(crate) fn follow_session(&mut self, hub: &Hub, session: SessionId, after: Option<Cursor>) -> Result<(), String> {
-        self.follows.retain(|follow| !matches!(&follow.source, Source::Session(known, _) if *known == session));
+    pub(crate) fn follow_session(
+        &mut self,
+        hub: &Hub,
+        session: SessionId,
+        after: Option<Cursor>,
+    ) -> Result<(), String> {
+        self.follows
+            .retain(|follow| !matches!(&follow.source, Source::Session(known, _) if *known == session));
         let follower = Box::new(hub.follow_session(session.clone(), after));
         self.add(Source::Session(session, follower))
     }
@@ -133,7 +139,9 @@ impl Mailbox {
     /// The log can't be read.
     pub(crate) async fn next(&mut self, timeout: Option<Duration>) -> Result<Received, StoreError> {
         let closed = self.closing.reason();
-        if let (Some(reason), false) = (closed, self.told_closed) {
+        // What had arrived before comes first; what arrives from now on does not put it off.
+        let arrived = self.follows.iter().any(|follow| !follow.taken.is_empty());
+        if let (Some(reason), false, false) = (closed, self.told_closed, arrived) {
             self.told_closed = true;
             return Ok(Received { message: Some(wit::Message::Closed(reason)), new_step: false });
         }
@@ -178,7 +186,7 @@ impl Mailbox {
                 return Some(wit::Message::Event(event(&entry)));
             }
             match follow.after.take() {
-                Some(After::Gap { attempt: _, first, last }) => {
+                Some(After::Gap { first, last }) => {
                     let task = follow.task().map(|task| task.to_string()).unwrap_or_default();
                     return Some(wit::Message::Gap(wit::Gap { task, first, last }));
                 }
@@ -217,7 +225,7 @@ impl Follow {
         self.taken.extend(batch);
         match step {
             Step::Events { .. } => {}
-            Step::Gap { attempt, first, last } => self.after = Some(After::Gap { attempt, first, last }),
+            Step::Gap { first, last, .. } => self.after = Some(After::Gap { first, last }),
             Step::Ended => self.after = Some(After::Ended),
         }
     }

@@ -31,7 +31,6 @@ use crate::tasks::Tasks;
 pub use exchange::Exchange;
 pub use responder::ExchangeBody;
 
-
 use exchange::Services;
 use mailbox::Closing;
 use responder::Responder;
@@ -121,12 +120,24 @@ struct Admission {
 
 impl Exchanges {
     /// Runs exchanges of the catalogue's plugins. `shutdown` tells guests that the host is going down.
-    pub fn new(engine: Engine, catalogue: Catalogue<Exchange>, parts: Parts, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        engine: Engine,
+        catalogue: Catalogue<Exchange>,
+        parts: Parts,
+        shutdown: CancellationToken,
+    ) -> Self {
         let Parts { tasks, hub, store, egress, webhooks, clock } = parts;
-        let services = Services { tasks, hub, store, egress, webhooks, pacer: pacing::Pacer::default(), clock };
+        let services =
+            Services { tasks, hub, store, egress, webhooks, pacer: pacing::Pacer::default(), clock };
         let slots = Arc::new(Semaphore::new(engine.slots()));
-        let shared =
-            Shared { engine, catalogue, services: Arc::new(services), slots, shutdown, running: TaskTracker::new() };
+        let shared = Shared {
+            engine,
+            catalogue,
+            services: Arc::new(services),
+            slots,
+            shutdown,
+            running: TaskTracker::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -147,7 +158,12 @@ impl Exchanges {
         slots.acquire_owned().await.map_err(|_| Refusal::Busy(Duration::from_secs(1)))
     }
 
-    fn closing(&self, plugin: &Plugin, generation: &Generation<Exchange>, peer_gone: CancellationToken) -> Closing {
+    fn closing(
+        &self,
+        plugin: &Plugin,
+        generation: &Generation<Exchange>,
+        peer_gone: CancellationToken,
+    ) -> Closing {
         Closing {
             peer_gone,
             shutdown: self.shared.shutdown.clone(),
@@ -161,7 +177,11 @@ impl Exchanges {
     ///
     /// # Errors
     /// [`HttpFailure`]: there is no answer.
-    pub async fn http(&self, endpoint: &Endpoint<Exchange>, call: HttpCall) -> Result<Response<ExchangeBody>, HttpFailure> {
+    pub async fn http(
+        &self,
+        endpoint: &Endpoint<Exchange>,
+        call: HttpCall,
+    ) -> Result<Response<ExchangeBody>, HttpFailure> {
         let plugin = endpoint.plugin.clone();
         let refused = |refusal: Refusal| HttpFailure::Refused(refusal.retry_after());
         let permit = plugin.admit_request().await.map_err(refused)?;
@@ -174,7 +194,8 @@ impl Exchanges {
         let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
         let route = endpoint.route.clone();
         let run = async move {
-            let outcome = run::http(&engine, services, plugin, &generation, route, call, closing, responder).await;
+            let outcome =
+                run::http(&engine, services, plugin, &generation, route, call, closing, responder).await;
             drop(admission);
             outcome
         };
@@ -207,9 +228,13 @@ impl Exchanges {
             })?
         };
         if !generation.has(Role::Delivery) {
-            return Err(DeliveryFailure::Permanent(format!("the plugin `{}` has no delivery role", plugin.name())));
+            return Err(DeliveryFailure::Permanent(format!(
+                "the plugin `{}` has no delivery role",
+                plugin.name()
+            )));
         }
-        let refused = |refusal: Refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into());
+        let refused =
+            |refusal: Refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into());
         let permit = plugin.admit_delivery().await.map_err(refused)?;
         let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
         let generation = InUse::begin(generation);

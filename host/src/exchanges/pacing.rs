@@ -11,10 +11,13 @@ use tokio::time::Instant;
 /// Keys of all plugins together before idle ones are forgotten.
 const KEYS: usize = 100_000;
 
+/// A plugin, and its own name for what it paces.
+type LaneKey = (Box<str>, Box<str>);
+
 /// All pacing keys.
 #[derive(Debug, Default)]
 pub(crate) struct Pacer {
-    lanes: Mutex<HashMap<(Box<str>, Box<str>), Lane>>,
+    lanes: Mutex<HashMap<LaneKey, Lane>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +35,8 @@ impl Lane {
         while self.grants.len() > count {
             self.grants.pop_front();
         }
-        let window = if self.grants.len() < count { None } else { self.grants.front().map(|first| *first + per) };
+        let window =
+            if self.grants.len() < count { None } else { self.grants.front().map(|first| *first + per) };
         // A grant is never before one that was given: first come, first served.
         let last = self.grants.back().copied();
         let at = [Some(now), window, last, self.paused_until].into_iter().flatten().max().unwrap_or(now);
@@ -56,13 +60,20 @@ impl Pacer {
     }
 
     /// Waits for a grant. False at once if it would come later than `max_wait` from now.
-    pub(crate) async fn acquire(&self, plugin: &str, key: &str, count: u32, per: Duration, max_wait: Duration) -> bool {
+    pub(crate) async fn acquire(
+        &self,
+        plugin: &str,
+        key: &str,
+        count: u32,
+        per: Duration,
+        max_wait: Duration,
+    ) -> bool {
         if count == 0 {
             return false;
         }
-        let latest = Instant::now() + max_wait;
+        let mut now = Instant::now();
+        let latest = now + max_wait;
         loop {
-            let now = Instant::now();
             let at = self.with_lane(plugin, key, |lane| lane.reserve(now, count as usize, per, latest));
             let Some(at) = at else { return false };
             if at <= now {
@@ -70,10 +81,12 @@ impl Pacer {
             }
             tokio::time::sleep_until(at).await;
             // A pause may have been asked for in the meantime.
-            let paused = self.with_lane(plugin, key, |lane| lane.paused_until.is_some_and(|until| until > Instant::now()));
+            let paused = self
+                .with_lane(plugin, key, |lane| lane.paused_until.is_some_and(|until| until > Instant::now()));
             if !paused {
                 return true;
             }
+            now = Instant::now();
         }
     }
 

@@ -45,7 +45,12 @@ impl Responder {
     ///
     /// # Errors
     /// What is wrong with it, for the plugin's author.
-    pub(crate) fn send(&mut self, status: u16, headers: &[(String, String)], body: Vec<u8>) -> Result<(), String> {
+    pub(crate) fn send(
+        &mut self,
+        status: u16,
+        headers: &[(String, String)],
+        body: Vec<u8>,
+    ) -> Result<(), String> {
         let (status, headers) = self.check(status, headers)?;
         self.answer(status, headers, ExchangeBody::full(body.into()));
         Ok(())
@@ -78,7 +83,8 @@ impl Responder {
             .ok_or_else(|| format!("status: {status} is no final HTTP status"))?;
         let mut map = HeaderMap::with_capacity(headers.len());
         for (name, value) in headers {
-            let parsed = HeaderName::try_from(name).map_err(|_| format!("header name {name:?} is not valid"))?;
+            let parsed =
+                HeaderName::try_from(name).map_err(|_| format!("header name {name:?} is not valid"))?;
             if HOP_BY_HOP.contains(&parsed.as_str()) {
                 return Err(format!("header {name:?} is the host's own"));
             }
@@ -86,7 +92,8 @@ impl Responder {
                 // The host knows it better.
                 continue;
             }
-            let value = HeaderValue::try_from(value).map_err(|_| format!("the value of header {name:?} is not valid"))?;
+            let value = HeaderValue::try_from(value)
+                .map_err(|_| format!("the value of header {name:?} is not valid"))?;
             map.append(parsed, value);
         }
         Ok((status, map))
@@ -105,6 +112,7 @@ impl Responder {
 
 /// The guest's end of a streamed body.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated bindings re-export it, which needs it public")]
 pub struct Body {
     pieces: mpsc::Sender<Bytes>,
     finished: Arc<AtomicBool>,
@@ -165,7 +173,10 @@ impl http_body::Body for ExchangeBody {
     type Data = Bytes;
     type Error = CutOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut self.0 {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Stream { pieces, finished, gone } => match ready!(pieces.poll_recv(cx)) {

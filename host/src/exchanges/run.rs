@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
+use super::HttpCall;
 use super::bindings::delivery::exports::plugway::gateway::delivery::Failure;
 use super::bindings::types;
 use super::exchange::{Exchange, Live, Services};
 use super::mailbox::{Closing, Mailbox};
 use super::responder::Responder;
-use super::HttpCall;
 use crate::delivery::DeliveryFailure;
 use crate::domain::TaskId;
 use crate::plugins::{
-    Engine, FailureKind, Generation, GuestLog, LimitExceeded, Plugin, Sandbox, classify, describe, new_store,
+    Engine, FailureKind, Generation, LimitExceeded, Plugin, Sandbox, classify, describe, new_store,
 };
 
 /// Longest that a guest gets between being told to end and its end.
@@ -40,7 +40,10 @@ pub(super) fn told_after(timeout: Duration) -> Duration {
 }
 
 /// Answers a request.
-#[expect(clippy::too_many_arguments, reason = "each is moved to another runtime; a struct would only rename them")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is moved to another runtime; a struct would only rename them"
+)]
 pub(super) async fn http(
     engine: &Engine,
     services: Arc<Services>,
@@ -122,7 +125,10 @@ pub(super) async fn deliver(
 }
 
 /// Runs a guest's call until its wall clock is over. Dropping the call is the only certain end of it.
-async fn bounded<R>(timeout: Duration, call: impl Future<Output = wasmtime::Result<R>>) -> wasmtime::Result<R> {
+async fn bounded<R>(
+    timeout: Duration,
+    call: impl Future<Output = wasmtime::Result<R>>,
+) -> wasmtime::Result<R> {
     match tokio::time::timeout(timeout, call).await {
         Ok(result) => result,
         Err(_) => Err(LimitExceeded::WallClock(timeout).into()),
@@ -147,9 +153,7 @@ impl Run {
         responder: Option<Responder>,
         own_tasks: HashSet<TaskId>,
     ) -> Self {
-        let limits = &plugin.settings.limits;
-        let log = GuestLog::new(plugin.name().clone(), id.clone(), limits.log);
-        let sandbox = Sandbox::new(engine, limits, log);
+        let sandbox = Sandbox::new(engine, plugin.settings.clone(), id.clone());
         let live = Live {
             services,
             plugin: plugin.clone(),

@@ -101,8 +101,12 @@ impl Follower {
             if let Some(step) = self.replay(into, max, cause).await? {
                 return Ok(step);
             }
-            let length = if topic.pending(self.position) > 0 { wait.for_log() } else { wait.for_others() };
-            cause = match tokio::time::timeout(length, woken).await {
+            if topic.pending(self.position) > 0 {
+                // The log is a moment behind the ring. Whatever is published meanwhile does not change that.
+                tokio::time::sleep(wait.for_log()).await;
+                continue;
+            }
+            cause = match tokio::time::timeout(wait.for_others(), woken).await {
                 Ok(()) => Cause::Woken,
                 Err(_) => Cause::Unsure,
             };
@@ -205,7 +209,7 @@ impl Wait {
     /// The log is behind the ring.
     fn for_log(&mut self) -> Duration {
         let length = self.log;
-        self.log = (length * 2).min(self.longest);
+        self.log = (length * 2).min(self.longest / 8);
         length
     }
 

@@ -6,6 +6,8 @@
 
 mod follower;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::collections::HashMap;
@@ -168,8 +170,7 @@ impl<K: Eq + Hash + Clone, T> Registry<K, T> {
         if let Some(member) = members.get(key).and_then(Weak::upgrade) {
             return member;
         }
-        let member =
-            Arc::new(Member { thing: make(), key: key.clone(), registry: Arc::clone(registry) });
+        let member = Arc::new(Member { thing: make(), key: key.clone(), registry: Arc::clone(registry) });
         members.insert(key.clone(), Arc::downgrade(&member));
         member
     }

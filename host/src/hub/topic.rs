@@ -115,7 +115,8 @@ impl Topic {
         }
         ring.bytes += event.weight();
         ring.entries.push_back(entry);
-        while ring.entries.len() > self.max_events || (ring.bytes > self.max_bytes && ring.entries.len() > 1) {
+        while ring.entries.len() > self.max_events || (ring.bytes > self.max_bytes && ring.entries.len() > 1)
+        {
             let Some(entry) = ring.entries.pop_front() else { break };
             ring.bytes -= entry.event().weight();
         }
@@ -149,11 +150,13 @@ impl Topic {
 impl Ring {
     /// Index of the first entry behind the place, if the ring has all that is behind it.
     fn behind(&self, after: Position) -> Option<usize> {
-        let first = self.entries.front()?.event();
+        let (first, last) = (self.entries.front()?.event(), self.entries.back()?.event());
+        if after >= last.position {
+            return Some(self.entries.len());
+        }
         let Position { attempt, seq } = first.position;
         if after.attempt == attempt && after.seq >= seq - 1 {
-            let index = usize::try_from(after.seq - (seq - 1)).unwrap_or(usize::MAX);
-            return Some(index.min(self.entries.len()));
+            return usize::try_from(after.seq - (seq - 1)).ok();
         }
         // A run's beginning voids all that was before; any other event does not.
         (after.attempt < attempt && first.kind == Kind::Started).then_some(0)

@@ -63,7 +63,9 @@ pub(super) async fn dead_letters(
             DeliveryTarget::Plugin { plugin, task, session, .. } => {
                 json!({ "plugin": plugin, "task_id": task, "session": session.name() })
             }
-            DeliveryTarget::Webhook { owner, key, url, .. } => json!({ "owner": owner, "key": key, "url": url }),
+            DeliveryTarget::Webhook { owner, key, url, .. } => {
+                json!({ "owner": owner, "key": key, "url": url })
+            }
         };
         let died = std::time::UNIX_EPOCH + std::time::Duration::from_millis(letter.died_ms);
         json!({

@@ -91,7 +91,9 @@ impl Auth {
         if names_loopback(headers) && !headers.contains_key(header::ORIGIN) {
             Ok(())
         } else {
-            Err(ApiError::forbidden("without auth.admin_keys, administration is for programs on this machine only"))
+            Err(ApiError::forbidden(
+                "without auth.admin_keys, administration is for programs on this machine only",
+            ))
         }
     }
 }
@@ -102,9 +104,10 @@ fn read_keys(list: &'static str, sources: &[SecretRef]) -> Result<Vec<Secret>, A
         let key = source.resolve().map_err(|error| fault(error.to_string()))?;
         match key {
             None => Err(fault("its environment variable is not set".into())),
-            Some(key) if key.expose().len() < SHORTEST_KEY => {
-                Err(fault(format!("has {} characters, at least {SHORTEST_KEY} are needed", key.expose().len())))
-            }
+            Some(key) if key.expose().len() < SHORTEST_KEY => Err(fault(format!(
+                "has {} characters, at least {SHORTEST_KEY} are needed",
+                key.expose().len()
+            ))),
             Some(key) => Ok(key),
         }
     };

@@ -30,8 +30,12 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, ApiError>
         let snapshot = app.exchanges.catalogue().snapshot();
         match snapshot.routes.find(parts.method.as_str(), parts.uri.path()) {
             Found::Endpoint(endpoint, params) => (endpoint.clone(), decode(params)?),
-            Found::MethodNotAllowed(methods) => return Err(ApiError::method_not_allowed(parts.method.as_str(), &methods)),
-            Found::None => return Err(ApiError::not_found(format!("nothing is served at {}", parts.uri.path()))),
+            Found::MethodNotAllowed(methods) => {
+                return Err(ApiError::method_not_allowed(parts.method.as_str(), &methods));
+            }
+            Found::None => {
+                return Err(ApiError::not_found(format!("nothing is served at {}", parts.uri.path())));
+            }
         }
     };
     let caller = match endpoint.access {
@@ -66,10 +70,10 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, ApiError>
 /// The whole body, within its bounds of size and time.
 async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let bound = usize::try_from(app.limits.body.as_u64()).unwrap_or(usize::MAX);
-    let too_large = || {
-        ApiError::too_large("body", format!("the body is larger than {} (limits.body)", app.limits.body))
-    };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let too_large =
+        || ApiError::too_large("body", format!("the body is larger than {} (limits.body)", app.limits.body));
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|declared| declared > bound) {
         return Err(too_large());
     }
@@ -84,7 +88,9 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
         Err(_) => {
             let limit: Duration = app.limits.body_timeout;
             let limit = humantime::format_duration(limit);
-            Err(ApiError::request_timeout(format!("the body did not come within {limit} (limits.body_timeout)")))
+            Err(ApiError::request_timeout(format!(
+                "the body did not come within {limit} (limits.body_timeout)"
+            )))
         }
     }
 }

@@ -11,7 +11,10 @@ use crate::store::StoreError;
 
 /// An error as the caller gets it.
 #[derive(Debug)]
-pub(crate) struct ApiError {
+pub(crate) struct ApiError(Box<Answer>);
+
+#[derive(Debug)]
+struct Answer {
     status: StatusCode,
     kind: &'static str,
     message: String,
@@ -23,13 +26,22 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into(), code: None, param: None, retry_after: None, allow: None }
+        let message = message.into();
+        Self(Box::new(Answer {
+            status,
+            kind,
+            message,
+            code: None,
+            param: None,
+            retry_after: None,
+            allow: None,
+        }))
     }
 
     /// 400: a part of the request is wrong.
     pub(crate) fn bad_request(param: &str, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
-        error.param = Some(param.to_owned());
+        error.0.param = Some(param.to_owned());
         error
     }
 
@@ -40,7 +52,7 @@ impl ApiError {
             "authentication_error",
             "a valid key is required: Authorization: Bearer <key>",
         );
-        error.code = Some("invalid_api_key");
+        error.0.code = Some("invalid_api_key");
         error
     }
 
@@ -52,7 +64,7 @@ impl ApiError {
     /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::NOT_FOUND, "not_found_error", message);
-        error.code = Some("not_found");
+        error.0.code = Some("not_found");
         error
     }
 
@@ -63,14 +75,14 @@ impl ApiError {
             "invalid_request_error",
             format!("this path does not take {method}"),
         );
-        error.code = Some("method_not_allowed");
-        error.allow = (!allowed.is_empty()).then(|| allowed.join(", "));
+        error.0.code = Some("method_not_allowed");
+        error.0.allow = (!allowed.is_empty()).then(|| allowed.join(", "));
         error
     }
 
     /// 409: not in the present state.
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict_error", message)
+        Self::new(StatusCode::CONFLICT, "invalid_request_error", message)
     }
 
     /// 408: the body did not come in time.
@@ -81,14 +93,18 @@ impl ApiError {
     /// 413: larger than allowed.
     pub(crate) fn too_large(param: &str, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message);
-        error.code = Some("too_large");
-        error.param = Some(param.to_owned());
+        error.0.code = Some("too_large");
+        error.0.param = Some(param.to_owned());
         error
     }
 
     /// 500, without details: they are in the log.
     pub(crate) fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the gateway could not answer; see its log")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "the gateway could not answer; see its log",
+        )
     }
 
     /// 501: known, and not served by this gateway.
@@ -99,7 +115,7 @@ impl ApiError {
     /// 503, with when to try again.
     pub(crate) fn unavailable(message: impl Into<String>, retry_after: Duration) -> Self {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message);
-        error.retry_after = Some(retry_after);
+        error.0.retry_after = Some(retry_after);
         error
     }
 
@@ -118,22 +134,18 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": {
-            "message": self.message,
-            "type": self.kind,
-            "code": self.code,
-            "param": self.param,
-        }});
-        let mut response = (self.status, Json(body)).into_response();
+        let Answer { status, kind, message, code, param, retry_after, allow } = *self.0;
+        let body = json!({ "error": { "message": message, "type": kind, "code": code, "param": param } });
+        let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(after) = self.retry_after {
+        if let Some(after) = retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
+        if let Some(allow) = allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
             headers.insert(header::ALLOW, allow);
         }
         response

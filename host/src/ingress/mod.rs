@@ -78,8 +78,6 @@ pub struct Config {
     pub cors: CorsConfig,
     /// The event stream.
     pub stream: StreamConfig,
-    /// How long requests in flight get when the gateway stops.
-    pub drain: Duration,
 }
 
 /// What the routes need of the rest of the gateway.
@@ -131,6 +129,7 @@ struct App {
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
     stop: CancellationToken,
+    wrap_up: CancellationToken,
     started: Instant,
 }
 
@@ -151,7 +150,7 @@ pub struct Ingress {
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
     stop: CancellationToken,
-    drain: Duration,
+    wrap_up: CancellationToken,
 }
 
 impl std::fmt::Debug for Ingress {
@@ -161,11 +160,16 @@ impl std::fmt::Debug for Ingress {
 }
 
 impl Ingress {
-    /// Binds the address and builds the routes. `stop` ends it.
+    /// Binds the address and builds the routes. `stop` ends acceptance, `wrap_up` the streams that are open.
     ///
     /// # Errors
     /// [`IngressError`]: keys, address or origins that can't be.
-    pub async fn bind(config: Config, parts: Parts, stop: CancellationToken) -> Result<Self, IngressError> {
+    pub async fn bind(
+        config: Config,
+        parts: Parts,
+        stop: CancellationToken,
+        wrap_up: CancellationToken,
+    ) -> Result<Self, IngressError> {
         let auth = auth::Auth::new(&config.auth, config.listen)?;
         let listener = TcpListener::bind(config.listen)
             .await
@@ -183,10 +187,11 @@ impl Ingress {
             limits: limits.clone(),
             stream: config.stream,
             stop: stop.clone(),
+            wrap_up: wrap_up.clone(),
             started: Instant::now(),
         };
         let router = routes(Arc::new(app), &config.cors)?;
-        Ok(Self { listener, router, limits, write_timeout, stop, drain: config.drain })
+        Ok(Self { listener, router, limits, write_timeout, stop, wrap_up })
     }
 
     /// Where it listens; with port 0 asked for, the port that it got.
@@ -199,7 +204,8 @@ impl Ingress {
 
     /// Serves until it is told to stop and connections have ended.
     pub async fn serve(self) {
-        server::serve(self.listener, self.router, self.limits, self.write_timeout, self.stop, self.drain).await;
+        server::serve(self.listener, self.router, self.limits, self.write_timeout, self.stop, self.wrap_up)
+            .await;
     }
 }
 
@@ -247,8 +253,12 @@ fn cors_layer(config: &CorsConfig) -> Result<Option<CorsLayer>, IngressError> {
         return Ok(None);
     }
     let origins = config.origins.iter().map(|origin| {
-        let is_origin = url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
-        HeaderValue::from_str(origin).ok().filter(|_| is_origin).ok_or_else(|| IngressError::Origin(origin.clone()))
+        let is_origin =
+            url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        HeaderValue::from_str(origin)
+            .ok()
+            .filter(|_| is_origin)
+            .ok_or_else(|| IngressError::Origin(origin.clone()))
     });
     let origins = origins.collect::<Result<Vec<_>, _>>()?;
     let layer = CorsLayer::new()

@@ -35,7 +35,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         .status()
         .into_iter()
         .map(|plugin| {
-            let state = json!({ "state": plugin.state, "generation": plugin.generation, "error": plugin.error });
+            let state =
+                json!({ "state": plugin.state, "generation": plugin.generation, "error": plugin.error });
             (plugin.name, state)
         })
         .collect();
@@ -54,7 +55,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 /// Prometheus text.
 pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
     app.auth.caller(&headers)?;
-    let aside = app.exchanges.catalogue().status().iter().filter(|plugin| plugin.state == PluginState::Aside).count();
+    let aside =
+        app.exchanges.catalogue().status().iter().filter(|plugin| plugin.state == PluginState::Aside).count();
     metrics::gauge!("plugway_plugins_aside").set(aside as f64);
     let text = app.metrics.render();
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())

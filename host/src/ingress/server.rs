@@ -23,15 +23,17 @@ use super::{HttpLimits, RequestId};
 
 /// Most header fields of a request.
 const HEADERS: usize = 128;
+/// What connections get to take their last bytes.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
-/// Accepts connections until it is told to stop, then lets requests in flight end within `patience`.
+/// Accepts connections until it is told to stop. Requests in flight may end, those that are left at `wrap_up` at once.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
     stop: CancellationToken,
-    patience: Duration,
+    wrap_up: CancellationToken,
 ) {
     let connections = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
@@ -59,7 +61,8 @@ pub(super) async fn serve(
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(patience, connections.wait()).await.is_err() {
+    wrap_up.cancelled().await;
+    if tokio::time::timeout(LAST_BYTES, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "connections did not end in time and are closed");
     }
 }
@@ -94,14 +97,30 @@ async fn connection(
     drop(permit);
 }
 
+/// Counts an answer by the class of its status.
+fn count(status: http::StatusCode) {
+    let class = match status.as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    metrics::counter!("plugway_http_responses_total", "class" => class).increment(1);
+}
+
 /// Names the request, lets the routes answer, and tells the name.
-async fn answer(mut router: Router, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    mut router: Router,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
     let id = RequestId::new();
     let mut request = request.map(Body::new);
     let value = HeaderValue::from_str(&id.0);
     request.extensions_mut().insert(id);
     request.extensions_mut().insert(peer);
     let mut response = router.call(request).await?;
+    count(response.status());
     if let Ok(value) = value {
         response.headers_mut().insert("x-request-id", value);
     }

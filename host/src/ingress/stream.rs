@@ -98,7 +98,7 @@ fn frames(
                     yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
                     continue;
                 }
-                () = app.stop.cancelled() => return,
+                () = app.wrap_up.cancelled() => return,
             };
             match step {
                 Ok(Step::Events { replayed, behind }) => {
@@ -155,7 +155,10 @@ fn merged(batch: &[Entry]) -> Vec<Bytes> {
     }
     let mut frames = Vec::new();
     let mut text = String::new();
-    let mut entries = batch.iter().filter(|entry| !matches!(entry.event().kind, Kind::Thinking | Kind::Progress)).peekable();
+    let mut entries = batch
+        .iter()
+        .filter(|entry| !matches!(entry.event().kind, Kind::Thinking | Kind::Progress))
+        .peekable();
     while let Some(entry) = entries.next() {
         let event = entry.event();
         let next_is_chunk = entries.peek().is_some_and(|next| next.event().kind == Kind::ResponseChunk);
@@ -195,8 +198,13 @@ fn frame(event: &Event) -> Bytes {
             .to_string();
             ("failed", rewritten.as_str())
         }
-        Kind::Started | Kind::Thinking | Kind::ToolStarted | Kind::ToolCompleted | Kind::ResponseChunk
-        | Kind::Completed | Kind::Failed => (event.kind.as_str(), &*event.data),
+        Kind::Started
+        | Kind::Thinking
+        | Kind::ToolStarted
+        | Kind::ToolCompleted
+        | Kind::ResponseChunk
+        | Kind::Completed
+        | Kind::Failed => (event.kind.as_str(), &*event.data),
         Kind::Progress | Kind::Other(_) => return Bytes::new(),
     };
     let data = serde_json::from_str::<&RawValue>(data).ok().filter(|data| data.get() != "{}");

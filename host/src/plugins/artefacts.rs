@@ -51,7 +51,12 @@ impl ArtefactCache {
     ///
     /// # Errors
     /// The bytes are no valid component.
-    pub fn load(&self, engine: &Engine, hash: &ContentHash, bytes: &[u8]) -> wasmtime::Result<(Component, Origin)> {
+    pub fn load(
+        &self,
+        engine: &Engine,
+        hash: &ContentHash,
+        bytes: &[u8],
+    ) -> wasmtime::Result<(Component, Origin)> {
         let path = self.path(engine, hash);
         if path.exists() {
             match load_artefact(engine, &path) {
@@ -106,12 +111,17 @@ fn compile_at_low_priority(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Co
             let _ = rustix::process::setpriority_process(None, 10);
             Component::from_binary(engine, bytes)
         });
-        compile.join().unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on this component")))
+        compile
+            .join()
+            .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on this component")))
     })
 }
 
 /// Loads an artefact.
-#[expect(unsafe_code, reason = "the directory is the gateway's own (mode 0700), files in it are written whole by `save` only, and wasmtime checks version and settings")]
+#[expect(
+    unsafe_code,
+    reason = "the directory is the gateway's own (mode 0700), files in it are written whole by `save` only, and wasmtime checks version and settings"
+)]
 fn load_artefact(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: see the reason above.
     let component = unsafe { Component::deserialize_file(engine, path) }?;

@@ -69,7 +69,10 @@ pub struct Entry<T: Guest> {
 
 impl<T: Guest> std::fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").field("plugin", self.plugin.name()).field("serving", &self.serving).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("plugin", self.plugin.name())
+            .field("serving", &self.serving)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,8 +135,12 @@ impl<T: Guest> Catalogue<T> {
     /// An empty catalogue, and the orders that its task will carry out.
     pub(crate) fn new(dir: PathBuf) -> (Self, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let shared =
-            Shared { snapshot: ArcSwap::from_pointee(Snapshot::default()), orders, loaded: watch::Sender::new(false), dir };
+        let shared = Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            orders,
+            loaded: watch::Sender::new(false),
+            dir,
+        };
         (Self { shared: Arc::new(shared) }, receiver)
     }
 
@@ -150,7 +157,8 @@ impl<T: Guest> Catalogue<T> {
     /// Swaps the snapshot. Only the catalogue's task calls this.
     pub(crate) fn publish(&self, snapshot: Snapshot<T>) {
         metrics::gauge!("plugway_plugins_serving").set(
-            snapshot.plugins.values().filter(|entry| entry.serving.is_some() && !entry.disabled).count() as f64,
+            snapshot.plugins.values().filter(|entry| entry.serving.is_some() && !entry.disabled).count()
+                as f64,
         );
         for (name, entry) in &snapshot.plugins {
             let number = entry.serving.as_ref().map_or(0, |generation| generation.number);

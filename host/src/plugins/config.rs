@@ -25,9 +25,6 @@ pub struct Limits {
     pub exchanges: usize,
     /// Requests that may wait for a free exchange before others get 503.
     pub waiting: usize,
-    /// How long a replaced generation's sockets may go on.
-    #[serde(with = "humantime_serde")]
-    pub drain_timeout: Duration,
     /// What one exchange may write to its log.
     pub log: ByteSize,
     /// Outgoing requests of one exchange.
@@ -54,8 +51,6 @@ pub struct LimitsOverride {
     exchange_timeout: Option<Duration>,
     exchanges: Option<usize>,
     waiting: Option<usize>,
-    #[serde(with = "humantime_serde::option")]
-    drain_timeout: Option<Duration>,
     log: Option<ByteSize>,
     requests: Option<u32>,
     kv: Option<ByteSize>,
@@ -74,7 +69,6 @@ impl Limits {
             exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
             exchanges: own.exchanges.unwrap_or(self.exchanges),
             waiting: own.waiting.unwrap_or(self.waiting),
-            drain_timeout: own.drain_timeout.unwrap_or(self.drain_timeout),
             log: own.log.unwrap_or(self.log),
             requests: own.requests.unwrap_or(self.requests),
             kv: own.kv.unwrap_or(self.kv),

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -29,6 +28,26 @@ pub struct EngineConfig {
     pub exchanges: u32,
     /// Threads that run guests; 0: as many as the machine has processors.
     pub threads: usize,
+}
+
+/// The engine can't be had on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The address space is not to be had.
+    #[error(
+        "no room for {slots} exchanges of {memory}: {reason}; lower engine.exchanges or the plugins' memory"
+    )]
+    NoRoom {
+        /// Exchanges asked for.
+        slots: u32,
+        /// Memory of each.
+        memory: bytesize::ByteSize,
+        /// What the system said.
+        reason: String,
+    },
+    /// A thread can't be started.
+    #[error("can't start the threads that run plugins: {0}")]
+    Threads(#[source] std::io::Error),
 }
 
 /// The engine, and what runs beside it. Cheap to clone; stops with the last clone.
@@ -69,11 +88,12 @@ impl Engine {
     ///
     /// # Errors
     /// The machine refuses the address space, or a thread.
-    pub fn new(config: &EngineConfig, largest_memory: usize) -> anyhow::Result<Self> {
+    pub fn new(config: &EngineConfig, largest_memory: usize) -> Result<Self, EngineError> {
         let slots = affordable_slots(config.exchanges);
-        let engine = wasmtime::Engine::new(&settings(slots, largest_memory))
-            .map_err(anyhow::Error::from)
-            .with_context(|| format!("no room for {slots} exchanges of {largest_memory} bytes; lower `engine.exchanges` or `limits.memory`"))?;
+        let engine = wasmtime::Engine::new(&settings(slots, largest_memory)).map_err(|error| {
+            let memory = bytesize::ByteSize(largest_memory as u64);
+            EngineError::NoRoom { slots, memory, reason: super::failure::describe(&error) }
+        })?;
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             n => n,
@@ -83,9 +103,9 @@ impl Engine {
             .thread_name("plugway-guest")
             .enable_all()
             .build()
-            .context("can't start the threads that run guests")?;
+            .map_err(EngineError::Threads)?;
         let running = Arc::new(AtomicUsize::new(0));
-        let ticker = spawn_ticker(&engine, &running).context("can't start the ticker thread")?;
+        let ticker = spawn_ticker(&engine, &running).map_err(EngineError::Threads)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 engine,
@@ -186,7 +206,8 @@ fn settings(slots: u32, largest_memory: usize) -> Config {
 fn affordable_slots(wanted: u32) -> u32 {
     const MAPPINGS_PER_EXCHANGE: u32 = 7;
     const OTHERS: u32 = 4_000;
-    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+    let limit =
+        std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
     let Some(limit) = limit else { return wanted };
     let carried = u32::saturating_sub(limit, OTHERS) / MAPPINGS_PER_EXCHANGE;
     if carried < wanted {

@@ -30,7 +30,9 @@ impl FailureKind {
 pub fn classify(error: &Error) -> FailureKind {
     if let Some(limit) = error.downcast_ref::<LimitExceeded>() {
         FailureKind::Limit(limit.label())
-    } else if error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some() {
+    } else if error.downcast_ref::<Trap>().is_some()
+        || error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some()
+    {
         FailureKind::Trap
     } else {
         FailureKind::Host

@@ -13,7 +13,6 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::artefacts::{ArtefactCache, ContentHash, Origin};
 use super::bindings::PluginExports;
 use super::engine::Engine;
-use super::log::GuestLog;
 use super::manifest::Manifest;
 use super::sandbox::{Guest, Sandbox, new_store};
 use super::settings::PluginSettings;
@@ -124,7 +123,7 @@ impl<T: Guest> Loader<T> {
     /// A sentence for the plugin's author or operator, naming the step that failed.
     pub async fn load(
         &self,
-        settings: &PluginSettings,
+        settings: &Arc<PluginSettings>,
         number: u64,
         hash: ContentHash,
         bytes: Vec<u8>,
@@ -164,9 +163,8 @@ impl<T: Guest> Loader<T> {
     }
 
     /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
-    async fn probe(&self, settings: &PluginSettings, pre: InstancePre<T>) -> Result<Manifest, String> {
-        let log = GuestLog::new(settings.name.clone(), "load".into(), settings.limits.log);
-        let sandbox = Sandbox::new(&self.engine, &settings.limits, log);
+    async fn probe(&self, settings: &Arc<PluginSettings>, pre: InstancePre<T>) -> Result<Manifest, String> {
+        let sandbox = Sandbox::new(&self.engine, settings.clone(), "load".into());
         let store = new_store(&self.engine, T::probe(sandbox));
         let config = settings.config_json.clone();
         let calls = self.engine.guests().spawn(async move {
@@ -174,7 +172,9 @@ impl<T: Guest> Loader<T> {
         });
         match calls.await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(format!("`describe` and `check` took longer than {} s", PROBE_TIMEOUT.as_secs())),
+            Ok(Err(_)) => {
+                Err(format!("`describe` and `check` took longer than {} s", PROBE_TIMEOUT.as_secs()))
+            }
             Err(error) => Err(format!("the host failed while it called `describe`: {error}")),
         }
     }
@@ -185,8 +185,10 @@ async fn describe_and_check<T: Guest>(
     pre: InstancePre<T>,
     config: &str,
 ) -> Result<Manifest, String> {
-    let instance =
-        pre.instantiate_async(&mut store).await.map_err(|error| format!("instantiating it failed: {}", quote(&error)))?;
+    let instance = pre
+        .instantiate_async(&mut store)
+        .await
+        .map_err(|error| format!("instantiating it failed: {}", quote(&error)))?;
     let exports = PluginExports::new(&mut store, &instance).map_err(|error| {
         format!("its `plugin` interface differs from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
     })?;
@@ -207,7 +209,9 @@ async fn describe_and_check<T: Guest>(
 /// A routed plugin must have the role that serves its routes, and the reverse.
 fn check_roles(manifest: &Manifest, exported: &[Role]) -> Result<(), String> {
     use super::manifest::RouteKind;
-    for (kind, role, name) in [(RouteKind::Http, Role::Http, "http"), (RouteKind::Websocket, Role::Socket, "socket")] {
+    for (kind, role, name) in
+        [(RouteKind::Http, Role::Http, "http"), (RouteKind::Websocket, Role::Socket, "socket")]
+    {
         let routed = manifest.routes.iter().any(|route| route.kind == kind);
         let serves = exported.contains(&role);
         if routed && !serves {
@@ -255,13 +259,25 @@ fn read_contract(component: &Component, engine: &wasmtime::Engine) -> Result<(St
         ));
     }
     let has = |interface: &str| {
-        exports.iter().any(|name| name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix(interface)).is_some_and(|rest| rest.starts_with('@')))
+        exports.iter().any(|name| {
+            name.strip_prefix(PACKAGE)
+                .and_then(|rest| rest.strip_prefix(interface))
+                .is_some_and(|rest| rest.starts_with('@'))
+        })
     };
     if !has("plugin") {
         return Err("it does not export plugway:gateway/plugin, which every plugin must".into());
     }
-    let roles = [("http", Role::Http), ("socket", Role::Socket), ("delivery", Role::Delivery), ("filter", Role::Filter)];
-    Ok((major_minor(version), roles.into_iter().filter(|(name, _)| has(name)).map(|(_, role)| role).collect()))
+    let roles = [
+        ("http", Role::Http),
+        ("socket", Role::Socket),
+        ("delivery", Role::Delivery),
+        ("filter", Role::Filter),
+    ];
+    Ok((
+        major_minor(version),
+        roles.into_iter().filter(|(name, _)| has(name)).map(|(_, role)| role).collect(),
+    ))
 }
 
 fn major_minor(version: &str) -> String {

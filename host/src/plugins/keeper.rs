@@ -168,10 +168,8 @@ impl<T: Guest> Keeper<T> {
                 return;
             }
         };
-        let mut present: Vec<(String, PathBuf)> = files
-            .flatten()
-            .filter_map(|file| Some((self.plugin_name(&file.path())?, file.path())))
-            .collect();
+        let mut present: Vec<(String, PathBuf)> =
+            files.flatten().filter_map(|file| Some((self.plugin_name(&file.path())?, file.path()))).collect();
         present.sort();
         for (name, path) in &present {
             let stamp = Stamp::of(path);
@@ -282,7 +280,11 @@ impl<T: Guest> Keeper<T> {
                 let goes_on = kept.entry.serving.as_ref().map(|generation| generation.number);
                 match goes_on {
                     Some(generation) => {
-                        tracing::error!(plugin = name, generation, "plugin refused, the generation before it serves on: {reason}");
+                        tracing::error!(
+                            plugin = name,
+                            generation,
+                            "plugin refused, the generation before it serves on: {reason}"
+                        );
                     }
                     None => tracing::error!(plugin = name, "plugin refused: {reason}"),
                 }
@@ -319,10 +321,10 @@ impl<T: Guest> Keeper<T> {
     fn check_routes(&self, name: &str, generation: Arc<Generation<T>>) -> Result<Arc<Generation<T>>, String> {
         let mut table = RouteTable::default();
         for (other, kept) in self.by_rank() {
-            if other != name {
-                if let (Some(serving), false) = (&kept.entry.serving, kept.entry.disabled) {
-                    table.add(&kept.entry.plugin, serving)?;
-                }
+            if other != name
+                && let (Some(serving), false) = (&kept.entry.serving, kept.entry.disabled)
+            {
+                table.add(&kept.entry.plugin, serving)?;
             }
         }
         if let Some(kept) = self.plugins.get(name) {
@@ -342,10 +344,10 @@ impl<T: Guest> Keeper<T> {
         let mut routes = RouteTable::default();
         let mut conflicts = Vec::new();
         for (name, kept) in self.by_rank() {
-            if let (Some(serving), false) = (&kept.entry.serving, kept.entry.disabled) {
-                if let Err(reason) = routes.add(&kept.entry.plugin, serving) {
-                    conflicts.push((name.clone(), reason));
-                }
+            if let (Some(serving), false) = (&kept.entry.serving, kept.entry.disabled)
+                && let Err(reason) = routes.add(&kept.entry.plugin, serving)
+            {
+                conflicts.push((name.clone(), reason));
             }
         }
         if !conflicts.is_empty() {
@@ -353,8 +355,11 @@ impl<T: Guest> Keeper<T> {
             tracing::error!(?conflicts, "routes conflict; the routes before stay");
             return;
         }
-        let plugins =
-            self.plugins.values().map(|kept| (kept.entry.plugin.name().clone(), kept.entry.clone())).collect();
+        let plugins = self
+            .plugins
+            .values()
+            .map(|kept| (kept.entry.plugin.name().clone(), kept.entry.clone()))
+            .collect();
         self.catalogue.publish(Snapshot { plugins, routes });
     }
 
@@ -365,7 +370,9 @@ impl<T: Guest> Keeper<T> {
         if action == Action::Reload || !self.plugins.contains_key(name) {
             return self.load(name).await.map_err(ActionError::Refused);
         }
-        let Some(kept) = self.plugins.get_mut(name) else { return Err(ActionError::Unknown(name.to_owned())) };
+        let Some(kept) = self.plugins.get_mut(name) else {
+            return Err(ActionError::Unknown(name.to_owned()));
+        };
         match action {
             Action::Reload => {}
             Action::Disable => kept.entry.disabled = true,
@@ -380,7 +387,9 @@ impl<T: Guest> Keeper<T> {
             }
             Action::Rollback => {
                 let Some(previous) = kept.previous.clone() else {
-                    return Err(ActionError::Refused(format!("`{name}` has no generation before the one that serves")));
+                    return Err(ActionError::Refused(format!(
+                        "`{name}` has no generation before the one that serves"
+                    )));
                 };
                 let previous = self.check_routes(name, previous).map_err(ActionError::Refused)?;
                 if let Some(kept) = self.plugins.get_mut(name) {
@@ -414,7 +423,10 @@ fn replace<T: Guest>(kept: &mut Kept<T>, generation: Arc<Generation<T>>) {
         if kept.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, &oldest)) {
             continue;
         }
-        tracing::warn!(generation = oldest.number, "too many old generations live; the oldest one's exchanges are closed");
+        tracing::warn!(
+            generation = oldest.number,
+            "too many old generations live; the oldest one's exchanges are closed"
+        );
         oldest.closing.cancel();
     }
 }

@@ -7,9 +7,8 @@ use crate::egress::Origin;
 use super::bindings::exports::plugway::gateway::plugin as wit;
 
 /// First segments of paths that are the host's own.
-pub(super) const RESERVED: [&str; 10] = [
-    "health", "ready", "metrics", "stream", "chat", "callbacks", "admin", "tasks", "console", "api/agent",
-];
+pub(super) const RESERVED: [&str; 10] =
+    ["health", "ready", "metrics", "stream", "chat", "callbacks", "admin", "tasks", "console", "api/agent"];
 
 /// What a route speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -99,14 +98,20 @@ impl Route {
             return Err(format!("describe: `routes`: {:?} is no method; upper case, or \"*\"", raw.method));
         }
         if !raw.path.starts_with('/') || raw.path.contains(['?', '#', ' ']) {
-            return Err(format!("describe: `routes`: {:?} is no path; it begins with \"/\" and has no query", raw.path));
+            return Err(format!(
+                "describe: `routes`: {:?} is no path; it begins with \"/\" and has no query",
+                raw.path
+            ));
         }
         let kind = match raw.kind {
             wit::RouteKind::Http => RouteKind::Http,
             wit::RouteKind::Websocket => RouteKind::Websocket,
         };
         if kind == RouteKind::Websocket && raw.method != "GET" {
-            return Err(format!("describe: `routes`: the WebSocket route {:?} must have the method GET", raw.path));
+            return Err(format!(
+                "describe: `routes`: the WebSocket route {:?} must have the method GET",
+                raw.path
+            ));
         }
         let access = match raw.access {
             wit::Access::Key => Access::Key,
@@ -119,7 +124,9 @@ impl Route {
 /// Whether a path, mount included, is the host's own.
 pub(crate) fn is_reserved(path: &str) -> bool {
     let path = path.trim_start_matches('/');
-    RESERVED.iter().any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    RESERVED
+        .iter()
+        .any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod watch;
 pub use artefacts::ArtefactCache;
 pub use catalogue::{Action, ActionError, Catalogue, Entry, InUse, Snapshot};
 pub use config::{Limits, LimitsOverride, PluginConfig};
-pub use engine::{Engine, EngineConfig, Running};
+pub use engine::{Engine, EngineConfig, EngineError, Running};
 pub use failure::{FailureKind, classify, describe};
 pub use generation::{CONTRACT, Generation, Loader, Role};
 pub use keeper::Keeper;

@@ -17,7 +17,7 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Plugin {
     /// The operator's word on it.
-    pub settings: PluginSettings,
+    pub settings: Arc<PluginSettings>,
     requests: Arc<Semaphore>,
     deliveries: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -74,7 +74,7 @@ impl Refusal {
 
 impl Plugin {
     /// A plugin with its admission open.
-    pub fn new(settings: PluginSettings) -> Self {
+    pub fn new(settings: Arc<PluginSettings>) -> Self {
         let limits = &settings.limits;
         Self {
             requests: Arc::new(Semaphore::new(limits.exchanges.min(Semaphore::MAX_PERMITS))),
@@ -103,7 +103,8 @@ impl Plugin {
         if let Ok(permit) = self.requests.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.settings.limits.waiting).ok_or(Refusal::Busy(BUSY_RETRY))?;
+        let _waiting =
+            Waiting::begin(&self.waiting, self.settings.limits.waiting).ok_or(Refusal::Busy(BUSY_RETRY))?;
         self.requests.clone().acquire_owned().await.map_err(|_| Refusal::Busy(BUSY_RETRY))
     }
 
@@ -152,7 +153,8 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
     fn begin(count: &'a AtomicUsize, bound: usize) -> Option<Self> {
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < bound).then_some(now + 1));
+        let taken =
+            count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < bound).then_some(now + 1));
         taken.ok().map(|_| Self(count))
     }
 }

@@ -124,7 +124,8 @@ impl<T: Guest> RouteTable<T> {
         };
         if let Some(path) = self.paths.iter_mut().find(|path| path.pattern == pattern) {
             // The very same pattern may be shared, one method each.
-            let clashes = |other: &&Endpoint<T>| other.method == method || other.method == "*" || method == "*";
+            let clashes =
+                |other: &&Endpoint<T>| other.method == method || other.method == "*" || method == "*";
             if let Some(other) = path.endpoints.iter().find(clashes) {
                 return taken_by(&pattern, other.plugin.name());
             }
@@ -157,7 +158,9 @@ impl<T: Guest> RouteTable<T> {
                 let params = matched.params.iter().map(|(name, value)| (name.to_owned(), value)).collect();
                 Found::Endpoint(endpoint, params)
             }
-            None => Found::MethodNotAllowed(endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect()),
+            None => {
+                Found::MethodNotAllowed(endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect())
+            }
         }
     }
 }

@@ -10,9 +10,9 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiView};
 
-use super::config::Limits;
 use super::engine::{Engine, Running, TICK};
 use super::log::GuestLog;
+use super::settings::PluginSettings;
 
 /// Resources (streams, bodies) that one guest may hold.
 const RESOURCES: usize = 1_000;
@@ -49,6 +49,8 @@ pub struct Sandbox {
     pub table: ResourceTable,
     /// Where its log lines go.
     pub log: Arc<GuestLog>,
+    /// The operator's word on the plugin.
+    pub settings: Arc<PluginSettings>,
     limiter: Limiter,
     ticks: u64,
     max_ticks: u64,
@@ -62,8 +64,10 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox with the plugin's limits, whose standard output and error go to its log.
-    pub fn new(engine: &Engine, limits: &Limits, log: Arc<GuestLog>) -> Self {
+    /// A sandbox with the plugin's limits, whose standard output and error go to its log, named by the exchange.
+    pub fn new(engine: &Engine, settings: Arc<PluginSettings>, exchange: Arc<str>) -> Self {
+        let limits = &settings.limits;
+        let log = GuestLog::new(settings.name.clone(), exchange, limits.log);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         let wasi = WasiCtx::builder()
@@ -76,8 +80,10 @@ impl Sandbox {
             log,
             limiter: Limiter { memory: limits.memory, used: 0, peak: Arc::default() },
             ticks: 0,
-            max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX),
+            max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos()))
+                .unwrap_or(u64::MAX),
             _running: engine.running(),
+            settings,
         }
     }
 
@@ -158,7 +164,12 @@ struct Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let after = self.used + desired.saturating_sub(current) as u64;
         if after > self.memory.as_u64() {
             return Err(LimitExceeded::Memory { wanted: ByteSize(after), limit: self.memory }.into());
@@ -168,7 +179,12 @@ impl ResourceLimiter for Limiter {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         const TABLE_ELEMENTS: usize = 20_000;
         Ok(desired <= TABLE_ELEMENTS)
     }

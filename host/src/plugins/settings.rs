@@ -28,7 +28,7 @@ pub struct PluginSettings {
 #[derive(Clone, Debug)]
 pub struct Settings {
     defaults: Limits,
-    plugins: BTreeMap<String, PluginSettings>,
+    plugins: BTreeMap<String, Arc<PluginSettings>>,
 }
 
 /// A plugin's table is wrong.
@@ -45,24 +45,28 @@ impl Settings {
     ///
     /// # Errors
     /// An origin, a secret's file, or a mount that can't be: names the key.
-    pub fn resolve(defaults: Limits, configs: &BTreeMap<String, PluginConfig>) -> Result<Self, InvalidSettings> {
+    pub fn resolve(
+        defaults: Limits,
+        configs: &BTreeMap<String, PluginConfig>,
+    ) -> Result<Self, InvalidSettings> {
         let plugins = configs
             .iter()
-            .map(|(name, config)| Ok((name.clone(), resolve(name, config, &defaults)?)))
+            .map(|(name, config)| Ok((name.clone(), Arc::new(resolve(name, config, &defaults)?))))
             .collect::<Result<_, _>>()?;
         Ok(Self { defaults, plugins })
     }
 
     /// Settings of the plugin of that name; one without a table gets the default limits and no grants.
-    pub fn of(&self, name: &str) -> PluginSettings {
-        self.plugins.get(name).cloned().unwrap_or_else(|| PluginSettings {
+    pub fn of(&self, name: &str) -> Arc<PluginSettings> {
+        let without_table = || PluginSettings {
             name: name.into(),
             enabled: true,
             mount: String::new(),
             config_json: "{}".into(),
             limits: self.defaults.clone(),
             grant: Grant::plugin(name, [], Vec::new(), BTreeMap::new()),
-        })
+        };
+        self.plugins.get(name).cloned().unwrap_or_else(|| Arc::new(without_table()))
     }
 
     /// The largest memory that any plugin may have, in bytes: the size of the engine's slots.
@@ -73,7 +77,8 @@ impl Settings {
 }
 
 fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<PluginSettings, InvalidSettings> {
-    let invalid = |key: &'static str, reason: String| InvalidSettings { plugin: name.to_owned(), key, reason };
+    let invalid =
+        |key: &'static str, reason: String| InvalidSettings { plugin: name.to_owned(), key, reason };
     if !is_name(name) {
         return Err(invalid("", format!("{name:?} is no plugin name: {NAME_RULE}")));
     }
@@ -99,7 +104,8 @@ fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<Plugi
 }
 
 /// What a plugin may be called.
-pub(crate) const NAME_RULE: &str = "lower-case letters, digits, `-` and `_`, at most 64 of them, a letter or digit first";
+pub(crate) const NAME_RULE: &str =
+    "lower-case letters, digits, `-` and `_`, at most 64 of them, a letter or digit first";
 
 /// Whether a file's stem can be a plugin's name.
 pub(crate) fn is_name(stem: &str) -> bool {

@@ -71,17 +71,21 @@ impl PluginStatus {
             }
         }
         let routes = manifest.map(|manifest| {
-            let route = |route: &super::manifest::Route| format!("{} {}{}", route.method, settings.mount, route.path);
+            let route =
+                |route: &super::manifest::Route| format!("{} {}{}", route.method, settings.mount, route.path);
             manifest.routes.iter().map(route).collect()
         });
-        let role_name = |role| serde_json::to_value(role).ok().and_then(|value| value.as_str().map(str::to_owned));
+        let role_name =
+            |role| serde_json::to_value(role).ok().and_then(|value| value.as_str().map(str::to_owned));
         Self {
             name: settings.name.to_string(),
             version: manifest.map(|manifest| manifest.version.clone()),
             contract: serving.map(|generation| generation.contract.clone()),
             generation: serving.map_or(0, |generation| generation.number),
             state: entry.state(),
-            roles: serving.map(|generation| generation.exported.iter().filter_map(role_name).collect()).unwrap_or_default(),
+            roles: serving
+                .map(|generation| generation.exported.iter().filter_map(role_name).collect())
+                .unwrap_or_default(),
             routes: routes.unwrap_or_default(),
             wants,
             granted,

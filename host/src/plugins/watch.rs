@@ -64,8 +64,10 @@ fn completeness(kind: &EventKind) -> Option<bool> {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(true),
         EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),
         EventKind::Access(_) => None,
-        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Any | EventKind::Other => {
-            Some(false)
-        }
+        EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Any
+        | EventKind::Other => Some(false),
     }
 }

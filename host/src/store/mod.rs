@@ -4,6 +4,8 @@
 //! durable when it returns, except [`EventLog::append`]. One conformance suite (`store/conformance.rs`) says what an
 //! implementation owes.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 mod kv;
 mod log;
 mod outbox;

@@ -59,7 +59,7 @@ fn messages(turn: &Turn) -> (Vec<HistoryMessage>, bool) {
                 content = Value::Array(parts);
             }
         }
-        if content != Value::from("") {
+        if content != "" {
             messages.push(message("user", content));
         }
     }
@@ -148,9 +148,7 @@ mod tests {
     #[test]
     fn the_latest_turns_are_kept_whole_within_the_bytes() {
         let turns: Vec<_> = (0..10)
-            .map(|n| {
-                turn(&format!(r#"{{"kind":"message","text":"question {n}"}}"#), r#"{"text":"answer"}"#)
-            })
+            .map(|n| turn(&format!(r#"{{"kind":"message","text":"question {n}"}}"#), r#"{"text":"answer"}"#))
             .collect();
         let told = told(&turns, 2 * (10 + 4 + 6 + 9));
         assert_eq!(told.len(), 4);

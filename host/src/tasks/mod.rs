@@ -5,6 +5,8 @@ mod history;
 mod life;
 mod runs;
 mod submit;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -100,7 +102,8 @@ impl fmt::Debug for Tasks {
 impl Tasks {
     /// The tasks of a store, for these agents. Without a default among them, a task must name its agent.
     pub fn new(store: Arc<dyn Store>, hub: Hub, agents: Vec<AgentInfo>, config: Config) -> Self {
-        let inner = Inner { store, hub, agents, config, runs: Runs::default(), closing: AtomicBool::new(false) };
+        let inner =
+            Inner { store, hub, agents, config, runs: Runs::default(), closing: AtomicBool::new(false) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -171,7 +174,8 @@ impl Tasks {
     /// The document that tells a task's state: ids, agent, times (RFC 3339, UTC, milliseconds), and the data of its
     /// terminal event as `result`.
     pub fn document(record: &TaskRecord) -> Value {
-        let result = record.end.as_ref().map(|end| serde_json::from_str::<Value>(&end.data).unwrap_or_default());
+        let result =
+            record.end.as_ref().map(|end| serde_json::from_str::<Value>(&end.data).unwrap_or_default());
         json!({
             "task_id": record.id,
             "session_id": record.session.name(),

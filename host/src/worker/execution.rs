@@ -243,7 +243,10 @@ impl Execution<'_> {
             match self.worker.store.finish(self.claim.lease, event.clone()).await {
                 Ok(()) => break,
                 Err(StoreError::LeaseLost) => {
-                    warn!(attempt = self.claim.task.attempt, "the lease was lost before the end could be written");
+                    warn!(
+                        attempt = self.claim.task.attempt,
+                        "the lease was lost before the end could be written"
+                    );
                     return;
                 }
                 Err(error) => {

@@ -7,6 +7,8 @@
 mod execution;
 mod lease;
 mod maintenance;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

@@ -5,20 +5,18 @@
 use crate::{
     address::Address,
     bot::{Bot, Problem, Refusal},
-    chunk::{Chunk, LIMIT, units},
+    chunk::Chunk,
     config::{Config, ReplyTo},
     ledger::{Ledger, Sent},
-    markdown::render,
+    said::Said,
     words,
 };
 use plugway_sdk::prelude::*;
 use serde_json::{Value, json};
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
 
-pub(crate) const CURSOR: &str = " ▌";
+/// Stands for the id of a message that can't be edited: the user has deleted it, or the server did not tell its id.
+const GONE: i64 = 0;
 
 const SECOND: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,16 +73,6 @@ pub(crate) struct Answer {
     pub(crate) said: Vec<Said>,
 }
 
-/// A message as it was sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Said {
-    pub(crate) text: String,
-    /// Whether `text` is MarkdownV2.
-    pub(crate) formatted: bool,
-    /// The same without formatting, for when Telegram does not take it.
-    pub(crate) plain: String,
-}
-
 impl Answer {
     pub(crate) fn open(task: &TaskRef, address: Address, config: &Config) -> Result<Self, Failure> {
         let ledger = Ledger::open(&task.id)?;
@@ -117,21 +105,33 @@ impl Answer {
         }
     }
 
-    /// Shows a text that grows as a draft. False if drafts don't work here.
-    pub(crate) fn draft(&self, text: &str) -> bool {
-        if !self.turn(&[("all", 30, SECOND)], Duration::ZERO) {
-            return true;
+    /// Shows a text that grows as a draft. `Lost` if drafts don't work here.
+    pub(crate) fn draft(&mut self, text: &str) -> Shown {
+        if !self.chat_turn(Duration::ZERO) {
+            return Shown::Skipped(Duration::ZERO);
+        }
+        let mut said = Said::new(text, true);
+        if self.plain_growth {
+            said.unformat();
         }
         let mut body =
             json!({"draft_id": self.address.message_id.max(1), "can_stop": true, "keep_on_stop": true});
-        Said::new(text, true).put_into(&mut body);
+        said.put_into(&mut body);
         match self.bot.call("sendMessageDraft", &self.to_chat(body), ACTION_TIMEOUT) {
-            Err(Problem::Refused(Refusal::Entities, _)) => true,
-            Err(problem @ (Problem::Refused(..) | Problem::Denied(_))) => {
-                info!("drafts do not work in chat {}, going on with edits: {problem:?}", self.chat);
-                false
+            Ok(_) => Shown::Yes,
+            Err(Problem::Flood(pause)) => {
+                pacing::pause(&self.chat_key(), pause);
+                Shown::Skipped(pause)
             }
-            _ => true,
+            Err(Problem::NotDone(_) | Problem::Unknown(_)) => Shown::Skipped(Duration::ZERO),
+            Err(Problem::Refused(Refusal::Entities, _)) if said.formatted => {
+                self.plain_growth = true;
+                Shown::Skipped(Duration::ZERO)
+            }
+            Err(problem) => {
+                info!("drafts do not work in chat {}, going on with edits: {problem:?}", self.chat);
+                Shown::Lost
+            }
         }
     }
 
@@ -196,7 +196,9 @@ impl Answer {
         patience: Patience,
         last_word: bool,
     ) -> Result<Shown, Failure> {
-        if let Some(sent) = self.ledger.page.sent.get_mut(index) {
+        if let Some(sent) = self.ledger.page.sent.get_mut(index)
+            && sent.id != GONE
+        {
             let id = sent.id;
             if sent.hash.take().is_some() {
                 self.ledger.save()?;
@@ -209,7 +211,10 @@ impl Answer {
                 }
                 Called::Skipped(pause) => return Ok(Shown::Skipped(pause)),
                 Called::Lost => return Ok(Shown::Lost),
-                Called::NoMessage => info!("message {id} in chat {} is gone, sending it anew", self.chat),
+                Called::NoMessage => {
+                    info!("message {id} in chat {} is gone, sending it anew", self.chat);
+                    self.ledger.page.sent[index].id = GONE;
+                }
             }
         }
         self.send(index, text, patience, last_word)
@@ -230,10 +235,8 @@ impl Answer {
         let sending = std::mem::take(&mut self.ledger.page.sending);
         let shown = match called {
             Ok(Called::Done(result)) => {
-                let sent = Sent {
-                    id: result["message_id"].as_i64().unwrap_or_default(),
-                    hash: last_word.then(|| text.hash()),
-                };
+                let id = result["message_id"].as_i64().unwrap_or(GONE);
+                let sent = Sent { id, hash: last_word.then(|| text.hash()) };
                 if index < self.shows.len() {
                     self.ledger.page.sent[index] = sent;
                     self.shows[index] = Some(text.hash());
@@ -241,7 +244,8 @@ impl Answer {
                     self.ledger.page.sent.push(sent);
                     self.shows.push(Some(text.hash()));
                 }
-                Ok(Shown::Yes)
+                // Without an id it can't be edited, so it had better be the last word.
+                Ok(if id == GONE && !last_word { Shown::Lost } else { Shown::Yes })
             }
             Ok(Called::Skipped(pause)) => Ok(Shown::Skipped(pause)),
             Ok(Called::Lost | Called::NoMessage) => Ok(Shown::Lost),
@@ -255,7 +259,11 @@ impl Answer {
 
     fn remove_last(&mut self) -> Result<(), Failure> {
         let Some(id) = self.ledger.page.sent.last().map(|sent| sent.id) else { return Ok(()) };
-        let removed = self.call("deleteMessage", json!({"message_id": id}), None, Patience::Wait);
+        let removed = if id == GONE {
+            Ok(Called::NoMessage)
+        } else {
+            self.call("deleteMessage", json!({"message_id": id}), None, Patience::Wait)
+        };
         if let Err(Failure::Permanent(why)) = &removed {
             info!("message {id} can't be deleted ({why}), emptying it");
             let mut text = Said::new(words::SUPERSEDED, false);
@@ -316,6 +324,7 @@ impl Answer {
                 Err(Problem::Unknown(why)) => {
                     if sends {
                         self.ledger.maybe_twice(&why);
+                        self.ledger.save()?;
                     }
                     if patience == Patience::Skip {
                         return Ok(if sends { Called::Lost } else { Called::Skipped(Duration::ZERO) });
@@ -383,37 +392,5 @@ impl Answer {
 
     fn turn(&self, limits: &[(&str, u32, Duration)], longest: Duration) -> bool {
         limits.iter().all(|(key, count, per)| pacing::acquire(key, *count, *per, longest))
-    }
-}
-
-impl Said {
-    /// A chunk as it is sent, with a cursor if it still grows.
-    fn new(source: &str, grows: bool) -> Self {
-        let cursor = if grows { CURSOR } else { "" };
-        let rendered = render(source);
-        debug_assert!(units(&rendered.text) + units(cursor) <= LIMIT, "a chunk fits into a message");
-        Self {
-            text: rendered.text + cursor,
-            formatted: rendered.formatted,
-            plain: format!("{source}{cursor}"),
-        }
-    }
-
-    fn unformat(&mut self) {
-        self.text.clone_from(&self.plain);
-        self.formatted = false;
-    }
-
-    fn put_into(&self, body: &mut Value) {
-        body["text"] = self.text.as_str().into();
-        if self.formatted {
-            body["parse_mode"] = "MarkdownV2".into();
-        }
-    }
-
-    fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&self.text, self.formatted).hash(&mut hasher);
-        hasher.finish()
     }
 }

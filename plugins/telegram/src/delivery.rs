@@ -185,31 +185,35 @@ impl Show {
     fn show(&mut self, now: SystemTime) -> Result<(), Failure> {
         let chunks = chunk::split(&self.text);
         let Some(tail) = chunks.last() else { return Ok(()) };
-        match self.answer.show(&chunks, !self.drafts) {
-            Ok(Shown::Yes) => self.fresh = false,
-            Ok(Shown::Partly) => {}
-            Ok(Shown::Skipped(pause)) => {
+        let mut shown = match self.answer.show(&chunks, !self.drafts) {
+            // Said at the end, when the callback can tell of it.
+            Err(Failure::Permanent(why)) => {
+                info!("nothing can be shown: {why}");
+                Shown::Lost
+            }
+            shown => shown?,
+        };
+        if self.drafts && shown == Shown::Yes {
+            shown = self.answer.draft(&tail.source);
+            if shown == Shown::Lost {
+                (self.drafts, self.drafted, shown) = (false, None, Shown::Partly);
+            } else if shown == Shown::Yes {
+                self.drafted = Some(now);
+            }
+        }
+        match shown {
+            Shown::Yes => self.fresh = false,
+            Shown::Partly => {}
+            Shown::Skipped(pause) => {
                 self.next_step = self.next_step.max(now + pause);
                 self.next_typing = self.next_typing.max(now + pause);
                 return Ok(());
             }
             // Once is enough: the answer itself will be sent for certain.
-            Ok(Shown::Lost) => {
+            Shown::Lost => {
                 self.grows = false;
                 return Ok(());
             }
-            // Said at the end, when the callback can tell of it.
-            Err(Failure::Permanent(why)) => {
-                info!("nothing can be shown: {why}");
-                self.grows = false;
-                return Ok(());
-            }
-            Err(failure) => return Err(failure),
-        }
-        if self.drafts {
-            self.drafts = self.answer.draft(&tail.source);
-            self.drafted = self.drafts.then_some(now);
-            self.fresh |= !self.drafts;
         }
         self.next_typing = now + TYPING;
         Ok(())

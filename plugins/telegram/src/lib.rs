@@ -7,7 +7,7 @@
 //! | `update`, `command` | what Telegram sends, what the bot itself answers |
 //! | `session` | which session a chat is in (`/new` starts another) |
 //! | `delivery` | following a task, and when to show what |
-//! | `answer` | the messages that make up one answer: sent once, edited, deleted |
+//! | `answer`, `said` | the messages that make up one answer: sent once, edited, deleted; their text |
 //! | `ledger` | what of it is in the chat already, kept across restarts |
 //! | `bot` | the Bot API: calls, and what its answers mean |
 //! | `chunk`, `markdown` | text to messages, Markdown to MarkdownV2 |
@@ -26,6 +26,7 @@ mod config;
 mod delivery;
 mod ledger;
 mod markdown;
+mod said;
 mod session;
 mod update;
 mod webhook;

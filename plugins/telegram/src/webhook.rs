@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl HttpAdapter for Telegram {
     fn handle(&self, request: Request, reply: Reply) -> Result<()> {
         authorize(&request)?;
-        let update: Update = request.json()?;
+        let update = read(&request)?;
         let options = Options::read(&request)?;
         let config: Config = host::config()?;
         let answer = match (&update.message, &update.stopped_message_generation) {
@@ -29,6 +29,15 @@ impl HttpAdapter for Telegram {
             (None, None) => ignored(),
         };
         reply.json(200, &answer)
+    }
+}
+
+fn read(request: &Request) -> Result<Update> {
+    let update = request.json()?;
+    // serde takes a list for a struct, by position.
+    match request.body.trim_ascii_start().first() {
+        Some(b'{') => Ok(update),
+        _ => Err(Error::bad_request("expected a Telegram update, which is an object")),
     }
 }
 

@@ -292,11 +292,9 @@ impl TaskLog {
 
 /// The next message of the exchange that is due by `until_ms`, and when it came.
 pub(super) fn next_message(state: &mut State, until_ms: u64) -> Option<(u64, raw::mailbox::Message)> {
-    let State { tasks, exchange, now_ms, .. } = state;
-    if let Some((at_ms, reason)) = exchange.closed
-        && at_ms <= *now_ms
-    {
-        return Some((*now_ms, raw::mailbox::Message::Closed(reason)));
+    let State { tasks, exchange, .. } = state;
+    if let (Some((at_ms, reason)), true) = (exchange.closed, exchange.closed_told) {
+        return Some((at_ms, raw::mailbox::Message::Closed(reason)));
     }
     let due = exchange.follows.iter_mut().filter_map(|follow| {
         let log = tasks.get(&follow.task)?;
@@ -312,7 +310,10 @@ pub(super) fn next_message(state: &mut State, until_ms: u64) -> Option<(u64, raw
     }
     let message = match (due, exchange.closed) {
         (Some((_, log, follow)), _) if event_ms == first_ms => log.read(follow),
-        (_, Some((_, reason))) if closed_ms == first_ms => raw::mailbox::Message::Closed(reason),
+        (_, Some((_, reason))) if frame_ms > first_ms => {
+            exchange.closed_told = true;
+            raw::mailbox::Message::Closed(reason)
+        }
         _ => raw::mailbox::Message::Frame(exchange.frames.pop_front()?.1),
     };
     Some((first_ms, message))

@@ -3,8 +3,8 @@
 
 use super::{
     Outgoing, Webhook,
-    agent::{Script, Submission, next_message},
-    state::{Entry, Follow, count_import, import, with},
+    agent::next_message,
+    state::{Entry, count_import, import, with},
 };
 use crate::sys::raw;
 
@@ -68,144 +68,7 @@ pub(crate) mod agents {
     }
 }
 
-pub(crate) mod tasks {
-    use super::*;
-    use crate::task::{Moment, SubmitError};
-    use raw::tasks::{Accepted, NewTask};
-
-    pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
-        let result = submit_now(task);
-        count_import();
-        result
-    }
-
-    fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
-        let parse =
-            |text: &str| serde_json::from_str(text).map_err(|error: serde_json::Error| error.to_string());
-        let input = parse(&task.input).map_err(raw::tasks::SubmitError::Invalid)?;
-        let deliver = match &task.deliver {
-            None => None,
-            Some(order) => {
-                let moment = match order.at {
-                    raw::tasks::Moment::Start => Moment::Start,
-                    raw::tasks::Moment::End => Moment::End,
-                };
-                Some((moment, parse(&order.address).map_err(raw::tasks::SubmitError::Invalid)?))
-            }
-        };
-        let known = with(|state| {
-            if let Some(fault) = &state.submit_fault {
-                return Err(match fault.clone() {
-                    SubmitError::UnknownAgent(name) => raw::tasks::SubmitError::UnknownAgent(name),
-                    SubmitError::Invalid(why) => raw::tasks::SubmitError::Invalid(why),
-                    SubmitError::Busy { retry_after } => {
-                        raw::tasks::SubmitError::Busy(crate::sys::millis64(retry_after))
-                    }
-                    SubmitError::Refused(why) => raw::tasks::SubmitError::Refused(why),
-                    SubmitError::Unavailable(why) => raw::tasks::SubmitError::Unavailable(why),
-                });
-            }
-            if let Some(agent) = &task.agent
-                && !state.agents.iter().any(|known| known.name == *agent)
-            {
-                return Err(raw::tasks::SubmitError::UnknownAgent(agent.clone()));
-            }
-            let key = task.idempotency_key.as_ref();
-            let same = |submission: &&Submission| key.is_some() && submission.idempotency_key.as_ref() == key;
-            Ok(state.submissions.iter().find(same).cloned())
-        })?;
-        if let Some(known) = known {
-            return Ok(Accepted { task: known.task.into(), session: known.session.into(), duplicate: true });
-        }
-        let (mut script, submission, now_ms) = with(|state| {
-            let number = state.submissions.len() + 1;
-            let submission = Submission {
-                task: format!("task_{number}").into(),
-                session: task.session.clone().unwrap_or_else(|| format!("session_{number}")).into(),
-                agent: task.agent.clone(),
-                input,
-                deliver,
-                idempotency_key: task.idempotency_key.clone(),
-            };
-            state.submissions.push(submission.clone());
-            (state.script.take(), submission, state.now_ms)
-        });
-        let said =
-            script.as_mut().map_or_else(|| Script::echo(submission.text()), |script| script(&submission));
-        with(|state| {
-            state.script = state.script.take().or(script);
-            let (id, session) = (submission.task.to_string(), submission.session.to_string());
-            state.tasks.insert(id.clone(), said.into_log(&id, &session, now_ms));
-            if state.exchange.sessions.contains(&session) {
-                state.exchange.follows.push(Follow {
-                    task: id.clone(),
-                    next: 0,
-                    of_session: true,
-                    ended: false,
-                    read_back: false,
-                });
-            }
-            Ok(Accepted { task: id, session, duplicate: false })
-        })
-    }
-
-    pub(crate) fn follow(task: &str, after: Option<&str>) -> Result<(), String> {
-        import(|state| {
-            let log = state.tasks.get(task).ok_or_else(|| format!("unknown task {task}"))?;
-            let next = log.start(after, state.now_ms);
-            let follows = &mut state.exchange.follows;
-            let before = follows.iter().position(|follow| follow.task == task);
-            let read_back = before.is_some();
-            if let Some(before) = before {
-                follows.remove(before);
-            }
-            follows.push(Follow { task: task.to_owned(), next, of_session: false, ended: false, read_back });
-            Ok(())
-        })
-    }
-
-    pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), String> {
-        import(|state| {
-            let turns: Vec<&Submission> =
-                state.submissions.iter().filter(|submission| submission.session == session).collect();
-            // A cursor names its task, so turns before that task are behind it.
-            let seen = after.and_then(|cursor| {
-                let task = cursor.split('.').next()?;
-                turns.iter().position(|turn| turn.task == task)
-            });
-            let exchange = &mut state.exchange;
-            exchange.follows.retain(|follow| !follow.of_session);
-            for (index, turn) in turns.iter().enumerate().skip(seen.unwrap_or(0)) {
-                let Some(log) = state.tasks.get(turn.task.as_str()) else { continue };
-                let after = after.filter(|_| Some(index) == seen);
-                exchange.follows.push(Follow {
-                    task: turn.task.to_string(),
-                    next: log.start(after, state.now_ms),
-                    of_session: true,
-                    ended: false,
-                    read_back: exchange.sessions.iter().any(|known| known == session),
-                });
-            }
-            exchange.sessions.push(session.to_owned());
-            Ok(())
-        })
-    }
-
-    pub(crate) fn cancel(task: &str) -> bool {
-        import(|state| state.tasks.get_mut(task).is_some_and(|log| log.cancel(task, state.now_ms)))
-    }
-
-    pub(crate) fn cancel_session(session: &str) -> u32 {
-        import(|state| {
-            let turns = state.tasks.iter_mut().filter(|(_, log)| log.session == session);
-            turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum()
-        })
-    }
-
-    pub(crate) fn describe(task: &str) -> Option<String> {
-        import(|state| Some(state.tasks.get(task)?.describe(task, state.now_ms).to_string()))
-    }
-}
+pub(crate) use super::tasks;
 
 pub(crate) mod mailbox {
     use super::*;
@@ -299,7 +162,8 @@ pub(crate) mod connection {
         import(|state| {
             let gone = state.exchange.close_code.is_some()
                 || state.exchange.closed.is_some_and(|(at_ms, reason)| {
-                    at_ms <= state.now_ms && reason == raw::mailbox::Reason::PeerGone
+                    (at_ms < state.now_ms || state.exchange.closed_told)
+                        && reason == raw::mailbox::Reason::PeerGone
                 });
             if !gone {
                 state.exchange.frames_sent.push(frame.clone());

@@ -39,6 +39,7 @@ mod agent;
 mod exchange;
 pub(crate) mod imports;
 mod state;
+pub(crate) mod tasks;
 
 pub use agent::{Script, Submission};
 pub use exchange::{Answer, Call, FilterRun, Served, Upgrade};

@@ -63,6 +63,8 @@ pub(super) struct Exchange {
     pub(super) sessions: Vec<String>,
     pub(super) frames: VecDeque<(u64, raw::types::Frame)>,
     pub(super) closed: Option<(u64, raw::mailbox::Reason)>,
+    /// From then on nothing else is told.
+    pub(super) closed_told: bool,
     pub(super) head: Option<(u16, Vec<(String, String)>)>,
     pub(super) pieces: Vec<Vec<u8>>,
     pub(super) ended_cleanly: bool,

@@ -69,6 +69,11 @@ impl Faults {
         self.random = Some((StdRng::seed_from_u64(seed), share, faults));
     }
 
+    /// Rules that have not failed as many calls as they are to.
+    pub(super) fn unspent(&self) -> Vec<Rule> {
+        self.rules.iter().filter(|rule| rule.times > 0).cloned().collect()
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

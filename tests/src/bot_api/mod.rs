@@ -152,6 +152,16 @@ impl BotApi {
         self.proxy.faults().await.at_random(seed, share, faults.to_vec());
     }
 
+    /// Checks that every rule has failed the calls that it was to fail: that the test has tested something.
+    ///
+    /// # Panics
+    ///
+    /// When one hasn't.
+    pub async fn assert_failed_as_told(&self) {
+        let unspent = self.proxy.faults().await.unspent();
+        assert!(unspent.is_empty(), "no call came that {unspent:?} could fail");
+    }
+
     /// No more faults.
     pub async fn recover(&self) {
         self.proxy.faults().await.clear();

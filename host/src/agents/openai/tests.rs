@@ -1,6 +1,6 @@
 //! The agent against a server over TCP that streams, stalls, breaks and lies.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::{SessionId, TaskId, TaskInput};

@@ -18,26 +18,29 @@ impl host::Host for Exchange {
     }
 
     fn config(&mut self) -> wasmtime::Result<String> {
-        Ok(self.live()?.plugin.settings.config_json.to_string())
+        Ok(self.sandbox_ref().settings.config_json.to_string())
     }
 
     fn has_secret(&mut self, name: String) -> wasmtime::Result<bool> {
-        // While it is only asked to describe itself, a plugin has none.
-        Ok(self.live_opt().is_some_and(|live| live.plugin.settings.grant.secret(&name).is_some()))
+        Ok(self.sandbox_ref().settings.grant.secret(&name).is_some())
     }
 
     fn secret_equals(&mut self, name: String, candidate: String) -> wasmtime::Result<bool> {
-        let grant = &self.live()?.plugin.settings.grant;
-        Ok(grant.secret(&name).is_some_and(|secret| secret.matches(&candidate)))
+        let secret = self.sandbox_ref().settings.grant.secret(&name);
+        Ok(secret.is_some_and(|secret| secret.matches(&candidate)))
     }
 
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.live_opt().map_or_else(|| crate::domain::Clock::System.now_ms(), |live| live.services.clock.now_ms()))
+        Ok(self
+            .live_opt()
+            .map_or_else(|| crate::domain::Clock::System.now_ms(), |live| live.services.clock.now_ms()))
     }
 
     fn random(&mut self, bytes: u32) -> wasmtime::Result<Vec<u8>> {
         if bytes > RANDOM {
-            return Err(wasmtime::Error::msg(format!("asked for {bytes} random bytes; at most {RANDOM} a call")));
+            return Err(wasmtime::Error::msg(format!(
+                "asked for {bytes} random bytes; at most {RANDOM} a call"
+            )));
         }
         let mut random = vec![0; bytes as usize];
         rand::Rng::fill_bytes(&mut rand::rng(), &mut random);

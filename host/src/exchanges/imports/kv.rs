@@ -30,7 +30,8 @@ impl kv::Host for Exchange {
         let owner = live.plugin.name().clone();
         let entry = live.services.store.get(&owner, &key).await;
         self.new_step();
-        let entry = entry.map(|entry| entry.map(|entry| kv::Entry { value: entry.value, version: entry.version }));
+        let entry =
+            entry.map(|entry| entry.map(|entry| kv::Entry { value: entry.value, version: entry.version }));
         Ok(entry.map_err(unavailable))
     }
 
@@ -45,7 +46,10 @@ impl kv::Host for Exchange {
             return Ok(Err(error));
         }
         if value.len() > VALUE {
-            return Ok(Err(kv::Error::TooLarge(format!("value: has {} bytes, at most {VALUE} are allowed", value.len()))));
+            return Ok(Err(kv::Error::TooLarge(format!(
+                "value: has {} bytes, at most {VALUE} are allowed",
+                value.len()
+            ))));
         }
         let live = self.live()?;
         let owner = live.plugin.name().clone();
@@ -55,7 +59,9 @@ impl kv::Host for Exchange {
         self.new_step();
         Ok(written.map_err(|error| match error {
             KvError::Conflict(version) => kv::Error::Conflict(version),
-            KvError::Quota { .. } => kv::Error::TooLarge(format!("the plugin's storage (limits.kv): {error}")),
+            KvError::Quota { .. } => {
+                kv::Error::TooLarge(format!("the plugin's storage (limits.kv): {error}"))
+            }
             KvError::Store(error) => unavailable(error),
         }))
     }
@@ -76,7 +82,8 @@ impl kv::Host for Exchange {
     ) -> wasmtime::Result<Result<Vec<String>, kv::Error>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
-        let keys = live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize).await;
+        let keys =
+            live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize).await;
         self.new_step();
         Ok(keys.map_err(unavailable))
     }

@@ -8,7 +8,8 @@ use crate::exchanges::exchange::Exchange;
 impl mailbox::Host for Exchange {
     async fn next(&mut self, timeout_ms: Option<u64>) -> wasmtime::Result<Option<mailbox::Message>> {
         let received = self.live()?.mailbox.next(timeout_ms.map(Duration::from_millis)).await;
-        let received = received.map_err(|error| wasmtime::Error::msg(format!("the event log can't be read: {error}")))?;
+        let received = received
+            .map_err(|error| wasmtime::Error::msg(format!("the event log can't be read: {error}")))?;
         if received.new_step {
             self.new_step();
         }

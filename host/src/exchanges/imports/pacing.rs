@@ -12,17 +12,27 @@ const KEY: usize = 512;
 
 fn check_key(key: &str) -> wasmtime::Result<()> {
     if key.len() > KEY {
-        return Err(wasmtime::Error::msg(format!("a pacing key of {} bytes; at most {KEY} are allowed", key.len())));
+        return Err(wasmtime::Error::msg(format!(
+            "a pacing key of {} bytes; at most {KEY} are allowed",
+            key.len()
+        )));
     }
     Ok(())
 }
 
 impl pacing::Host for Exchange {
-    async fn acquire(&mut self, key: String, count: u32, per_ms: u32, max_wait_ms: u32) -> wasmtime::Result<bool> {
+    async fn acquire(
+        &mut self,
+        key: String,
+        count: u32,
+        per_ms: u32,
+        max_wait_ms: u32,
+    ) -> wasmtime::Result<bool> {
         check_key(&key)?;
         let live = self.live()?;
         let (plugin, services) = (live.plugin.name().clone(), live.services.clone());
-        let (per, max_wait) = (Duration::from_millis(per_ms.into()), Duration::from_millis(max_wait_ms.into()));
+        let (per, max_wait) =
+            (Duration::from_millis(per_ms.into()), Duration::from_millis(max_wait_ms.into()));
         let before = tokio::time::Instant::now();
         let granted = services.pacer.acquire(&plugin, &key, count.min(COUNT), per, max_wait).await;
         if before.elapsed() >= Duration::from_millis(1) {

@@ -30,7 +30,10 @@ impl Live {
 }
 
 impl tasks::Host for Exchange {
-    async fn submit(&mut self, task: tasks::NewTask) -> wasmtime::Result<Result<tasks::Accepted, tasks::SubmitError>> {
+    async fn submit(
+        &mut self,
+        task: tasks::NewTask,
+    ) -> wasmtime::Result<Result<tasks::Accepted, tasks::SubmitError>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
         let request = SubmitRequest {
@@ -86,7 +89,11 @@ impl tasks::Host for Exchange {
         Ok(live.mailbox.follow(&hub, id, position))
     }
 
-    async fn follow_session(&mut self, session: String, after: Option<String>) -> wasmtime::Result<Result<(), String>> {
+    async fn follow_session(
+        &mut self,
+        session: String,
+        after: Option<String>,
+    ) -> wasmtime::Result<Result<(), String>> {
         let live = self.live()?;
         let parsed = SessionId::new(live.plugin.name(), &session)
             .and_then(|session| Ok((session, after.map(|cursor| cursor.parse::<Cursor>()).transpose()?)));

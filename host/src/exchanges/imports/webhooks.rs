@@ -4,7 +4,12 @@ use crate::exchanges::bindings::webhooks;
 use crate::exchanges::exchange::Exchange;
 
 impl webhooks::Host for Exchange {
-    async fn post(&mut self, url: Option<String>, body: String, key: String) -> wasmtime::Result<Result<bool, String>> {
+    async fn post(
+        &mut self,
+        url: Option<String>,
+        body: String,
+        key: String,
+    ) -> wasmtime::Result<Result<bool, String>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
         let result = live.services.webhooks.post(&owner, url, body, key).await;

@@ -151,7 +151,8 @@ pub(super) fn add_usage(tx: &Tx<'_>, owner: &str, bytes: i64) -> rusqlite::Resul
 /// Makes room: what has expired is as good as absent, so it must not count. The key that is about to be written
 /// stays, since its bytes are reckoned with already.
 fn forget_expired(tx: &Tx<'_>, owner: &str, except: &str) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM kv WHERE owner = ?1 AND expires_ms <= ?2 AND key <> ?3
+    // By expiry, not by owner: an owner may have many entries, of expired ones there are few.
+    let sql = "DELETE FROM kv WHERE +owner = ?1 AND expires_ms <= ?2 AND key <> ?3
                RETURNING length(CAST(key AS BLOB)) + length(value)";
     let freed: Vec<i64> = tx
         .conn

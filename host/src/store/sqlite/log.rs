@@ -32,7 +32,8 @@ pub(super) fn append(tx: &mut Tx<'_>, events: &[Arc<Event>]) -> rusqlite::Result
         "INSERT OR IGNORE INTO events (task, attempt, seq, kind, at_ms, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     for events in events.chunk_by(|a, b| a.task == b.task) {
-        let run = find.query_row([events[0].task.to_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let run =
+            find.query_row([events[0].task.to_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let Some((n, attempt)): Option<(i64, u32)> = run else { continue };
         for event in events.iter().filter(|event| event.position.attempt == attempt) {
             let Position { attempt, seq } = event.position;

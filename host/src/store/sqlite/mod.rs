@@ -4,6 +4,7 @@
 //! thousand callers share an fsync. Reads go to a few read-only connections and see every commit that was answered.
 //! The data directory is locked while the store is open: nobody else can hold a lease in it.
 
+mod group;
 mod kv;
 mod log;
 mod outbox;
@@ -11,6 +12,8 @@ mod queue;
 mod reader;
 mod schema;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;
@@ -103,15 +106,16 @@ impl SqliteStore {
         self.writer.crash();
     }
 
-    /// Makes the disk full for the writer, or gives it room again.
+    /// Makes the disk full for the writer until [`SqliteStore::make_room`].
     #[cfg(test)]
-    pub(crate) async fn fill_disk(&self, full: bool) {
-        let pages = |conn: &Connection| -> rusqlite::Result<()> {
-            let used: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-            let limit = if full { used } else { 1 << 30 };
-            conn.query_row(&format!("PRAGMA max_page_count = {limit}"), [], |_| Ok(()))
-        };
-        self.writer.call(0, move |tx| pages(tx.conn)).await.unwrap();
+    pub(crate) fn fill_disk(&self) {
+        self.writer.fill_disk(true);
+    }
+
+    /// Gives the writer room again.
+    #[cfg(test)]
+    pub(crate) fn make_room(&self) {
+        self.writer.fill_disk(false);
     }
 }
 
@@ -146,9 +150,9 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let file = file.map_err(|e| named(&path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(StoreError::Unavailable(format!("{} is in use by another plugway", data_dir.display()).into()))
-        }
+        Err(TryLockError::WouldBlock) => Err(StoreError::Unavailable(
+            format!("{} is in use by another plugway", data_dir.display()).into(),
+        )),
         Err(TryLockError::Error(e)) => Err(named(&path, e)),
     }
 }
@@ -163,8 +167,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     conn.busy_timeout(Duration::from_secs(5))?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
-    // A checkpoint costs two fsyncs: every 16 MiB of log, and a log that grew beyond 64 MiB is cut.
-    conn.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    // A checkpoint costs two fsyncs and holds up writes: every 32 MiB of log. One that grew beyond 64 MiB is cut.
+    conn.pragma_update(None, "wal_autocheckpoint", 8_000)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
     conn.pragma_update(None, "cache_size", -16_384)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
@@ -221,4 +225,12 @@ fn uint(value: i64) -> u64 {
 /// A length of time in milliseconds.
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lets the file grow no further, or as far as it likes.
+#[cfg(test)]
+fn limit(conn: &Connection, full: bool) -> rusqlite::Result<()> {
+    let used: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    let most = if full { used } else { 1 << 30 };
+    conn.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))
 }

@@ -10,7 +10,7 @@ use super::super::{
     Claimed, DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, NewWebhook, Outbox, Settlement,
     StoreError,
 };
-use super::schema::delivery::{DEAD, DONE, HELD, READY, WAITING};
+use super::schema::delivery::{DEAD, DONE, HELD, LEASED, READY, WAITING};
 use super::writer::Tx;
 use super::{SqliteStore, int, log, millis, uint};
 use crate::domain::{DeliveryOrder, Moment, NewTask, TaskId};
@@ -54,7 +54,7 @@ impl Outbox for SqliteStore {
         self.readers
             .read(move |conn| {
                 let sql = format!(
-                    "{ROW} WHERE o.settled_ms IS NOT NULL AND o.state = 5
+                    "{ROW} WHERE o.state = 5
                      ORDER BY o.settled_ms DESC, o.id DESC LIMIT ?1"
                 );
                 let letter = |row: &Row<'_>| {
@@ -75,6 +75,13 @@ impl Outbox for SqliteStore {
         self.writer.call(0, move |tx| replay(tx, id)).await
     }
 }
+
+/// Deliveries of a plugin whose time has come.
+pub(super) const DUE: &str =
+    "SELECT due_ms, id FROM outbox WHERE plugin = ?1 AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3";
+/// The first open delivery of a lane, and its state.
+pub(super) const HEAD: &str =
+    "SELECT id, state FROM outbox WHERE lane = ?1 AND state <= 3 ORDER BY place LIMIT 1";
 
 /// What has happened to the task of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +145,7 @@ fn advance(tx: &mut Tx<'_>, lane: &str) -> rusqlite::Result<()> {
 
 /// The first open delivery of a lane, and its state.
 fn head(conn: &Connection, lane: &str) -> rusqlite::Result<Option<(i64, i64)>> {
-    let sql = "SELECT id, state FROM outbox WHERE lane = ?1 AND state <= 3 ORDER BY place LIMIT 1";
-    conn.prepare_cached(sql)?.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    conn.prepare_cached(HEAD)?.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 fn enqueue(tx: &mut Tx<'_>, webhook: &NewWebhook) -> rusqlite::Result<bool> {
@@ -175,8 +181,7 @@ fn claim(
     let mut plugin = first_plugin(tx.conn, None)?;
     while let Some(name) = plugin {
         if name.is_empty() || !except.contains(&name) {
-            let sql = "SELECT due_ms, id FROM outbox WHERE plugin = ?1 AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3";
-            let mut statement = tx.conn.prepare_cached(sql)?;
+            let mut statement = tx.conn.prepare_cached(DUE)?;
             let rows = statement
                 .query_map(params![name, now, int(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
             for row in rows {
@@ -196,9 +201,10 @@ fn claim(
     let until = int(tx.now.saturating_add(millis(lease)));
     let mut items = Vec::with_capacity(due.len());
     for (_, id) in due {
-        let sql = "UPDATE outbox SET attempts = attempts + (state = 3), state = 3, token = token + 1, due_ms = ?2
+        let sql =
+            "UPDATE outbox SET attempts = attempts + (state = ?3), state = ?3, token = token + 1, due_ms = ?2
                    WHERE id = ?1";
-        tx.conn.prepare_cached(sql)?.execute([id, until])?;
+        tx.conn.prepare_cached(sql)?.execute([id, until, LEASED])?;
         let delivery = |row: &Row<'_>| {
             Ok(Delivery {
                 lease: DeliveryLease { id: DeliveryId(uint(id)), token: uint(row.get("token")?) },
@@ -256,7 +262,8 @@ fn settle(tx: &mut Tx<'_>, lease: DeliveryLease, settlement: &Settlement) -> rus
             tx.memory.dead += 1;
         }
         Settlement::Done if keyed => {
-            let sql = "UPDATE outbox SET state = ?2, due_ms = NULL, settled_ms = ?3, error = NULL WHERE id = ?1";
+            let sql =
+                "UPDATE outbox SET state = ?2, due_ms = NULL, settled_ms = ?3, error = NULL WHERE id = ?1";
             tx.conn.prepare_cached(sql)?.execute(params![id, DONE, int(tx.now)])?;
             tx.conn.prepare_cached("DELETE FROM bodies WHERE id = ?1")?.execute([id])?;
         }
@@ -274,8 +281,7 @@ fn replay(tx: &mut Tx<'_>, id: DeliveryId) -> rusqlite::Result<bool> {
     let sql = "UPDATE outbox SET state = ?2, place = ?3, attempts = 0, settled_ms = NULL, error = NULL
                WHERE id = ?1 AND state = ?4 RETURNING lane";
     let params = params![int(id.0), WAITING, place, DEAD];
-    let lane: Option<String> =
-        tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
+    let lane: Option<String> = tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
     let Some(lane) = lane else { return Ok(false) };
     tx.memory.next_place += 1;
     tx.memory.dead -= 1;

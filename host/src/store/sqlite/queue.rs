@@ -122,14 +122,22 @@ fn submit(tx: &mut Tx<'_>, task: &NewTask, limit: u64) -> rusqlite::Result<Resul
     Ok(Ok(Submitted { task: task.id, session: task.session.clone(), duplicate: false }))
 }
 
+/// Tasks whose lease ran out. `+n` keeps SQLite from walking through all tasks in their order to save a sort of few.
+pub(super) const EXPIRED: &str =
+    "SELECT n FROM tasks WHERE state = 2 AND lease_ms <= ?2 ORDER BY +n LIMIT ?1";
+/// Tasks that wait for nothing but a worker.
+pub(super) const CLAIMABLE: &str = "SELECT n FROM tasks WHERE state = 1 ORDER BY n LIMIT ?1";
+/// A session's first open task, and its state.
+pub(super) const HEAD: &str =
+    "SELECT n, state FROM tasks WHERE session = ?1 AND state <= 2 ORDER BY n LIMIT 1";
+
 fn claim(tx: &mut Tx<'_>, limit: usize, lease: Duration) -> rusqlite::Result<Claimed<Claim>> {
     let most = int(limit as u64);
     let places = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<Vec<i64>> {
         tx.conn.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect()
     };
-    let expired = "SELECT n FROM tasks WHERE state = 2 AND lease_ms <= ?2 ORDER BY n LIMIT ?1";
-    let expired = places(expired, &[&most, &int(tx.now)])?;
-    let ready = places("SELECT n FROM tasks WHERE state = 1 ORDER BY n LIMIT ?1", &[&most])?;
+    let expired = places(EXPIRED, &[&most, &int(tx.now)])?;
+    let ready = places(CLAIMABLE, &[&most])?;
     let mut found: Vec<(i64, bool)> =
         expired.into_iter().map(|n| (n, true)).chain(ready.into_iter().map(|n| (n, false))).collect();
     found.sort_unstable();
@@ -139,7 +147,8 @@ fn claim(tx: &mut Tx<'_>, limit: usize, lease: Duration) -> rusqlite::Result<Cla
 
     let mut items = Vec::with_capacity(found.len());
     for (n, died) in found {
-        let sql = "UPDATE tasks SET state = 2, attempt = attempt + 1, deaths = deaths + ?2, token = token + 1,
+        let sql =
+            "UPDATE tasks SET state = 2, attempt = attempt + 1, deaths = deaths + ?2, token = token + 1,
                    lease_ms = ?3, started_ms = ?4 WHERE n = ?1";
         let until = int(tx.now.saturating_add(millis(lease)));
         tx.conn.prepare_cached(sql)?.execute(params![n, died, until, int(tx.now)])?;
@@ -206,7 +215,13 @@ fn cancel(tx: &mut Tx<'_>, task: TaskId, reason: &str) -> rusqlite::Result<Cance
         .conn
         .prepare_cached(sql)?
         .query_row([task.to_bytes()], |row| {
-            Ok((row.get::<_, i64>(0)?, log::session(row, 1)?, row.get(2)?, row.get(3)?, row.get::<_, u32>(4)?))
+            Ok((
+                row.get::<_, i64>(0)?,
+                log::session(row, 1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get::<_, u32>(4)?,
+            ))
         })
         .optional()?;
     let Some((n, session, delivery, state, attempt)) = found else { return Ok(CancelOutcome::Unknown) };
@@ -263,8 +278,7 @@ fn after_end(tx: &mut Tx<'_>, session: &str, delivery: Option<i64>) -> rusqlite:
 
 /// The session's first open task, and its state.
 fn open_head(conn: &Connection, session: &str) -> rusqlite::Result<Option<(i64, i64)>> {
-    let sql = "SELECT n, state FROM tasks WHERE session = ?1 AND state <= 2 ORDER BY n LIMIT 1";
-    conn.prepare_cached(sql)?.query_row([session], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    conn.prepare_cached(HEAD)?.query_row([session], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 fn session_tasks(
@@ -313,7 +327,8 @@ fn turns_before(conn: &Connection, task: TaskId, limit: usize) -> rusqlite::Resu
 }
 
 /// All of a task; [`record`] reads it.
-const RECORD: &str = "SELECT t.id, t.session, t.state, t.ended_ms, t.end_attempt, t.end_seq, t.end_data, t.adapter,
+const RECORD: &str =
+    "SELECT t.id, t.session, t.state, t.ended_ms, t.end_attempt, t.end_seq, t.end_data, t.adapter,
                       t.agent, t.attempt, t.deaths, t.created_ms, t.started_ms, t.token, t.cancel, t.delivery,
                       i.input FROM tasks t JOIN inputs i ON i.n = t.n";
 

@@ -61,7 +61,7 @@ impl HttpAdapter for Hostile {
             }
             "guess-secret" => reply.text(200, host::secret_equals("own", "a guess").to_string()),
             "kv" => fill_kv(reply),
-            "kv-value" => reply.text(200, format!("{:?}", kv::put("big", &vec![0; 32 << 20], None))),
+            "kv-value" => reply.text(200, format!("{:?}", kv::put("big", &vec![0; 8 << 20], None))),
             deed => Err(Error::field("deed", format!("{deed} is none that it knows"))),
         }
     }

@@ -1,0 +1,193 @@
+//! Splitting and rendering, by example and by property.
+
+use super::reader::read;
+use crate::{
+    chunk::{LIMIT, split, units},
+    markdown::{Fence, render},
+};
+use proptest::prelude::*;
+
+fn rendered(source: &str) -> String {
+    render(source).text
+}
+
+#[test]
+fn common_markdown_becomes_markdownv2() {
+    let cases = [
+        ("**bold** and 1.5", r"*bold* and 1\.5"),
+        ("*it* and _it_", "_it_ and _it_"),
+        ("***both***", "*_both_*"),
+        ("~~gone~~", "~gone~"),
+        ("`a.b` and ``a`b``", "`a.b` and `a\\`b`"),
+        ("# Title!", r"*Title\!*"),
+        ("## The `code` title", "The `code` title"),
+        ("[text](https://a.example/x_(y)?q=1)", r"[text](https://a.example/x_(y\)?q=1)"),
+        ("see https://a.example/a_b_c **now**", r"see https://a\.example/a\_b\_c *now*"),
+        ("snake_case_name and **x**", r"snake\_case\_name and *x*"),
+        ("2 * 3 * 4 = **24**", r"2 \* 3 \* 4 \= *24*"),
+        ("**bold with `code` in it**", "bold with `code` in it"),
+        ("*a **b** c*", "_a *b* c_"),
+        ("```rust\nlet a = b.c();\n```", "```rust\nlet a = b.c();\n```"),
+        ("```\na \\ `b`\n```\nafter **x**", "```\na \\\\ \\`b\\`\n```\nafter *x*"),
+        ("```py\nnever closed", "```py\nnever closed\n```"),
+        (r"\*no marker\* **x**", r"\*no marker\* *x*"),
+        ("_a__b_ **x**", r"_a\_\_b_ *x*"),
+        ("*a*_b_", r"_a_\_b\_"),
+        ("- item\n- **two**", "\\- item\n\\- *two*"),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(rendered(source), expected, "{source}");
+        read(expected).unwrap_or_else(|problem| panic!("{source}: {problem}"));
+    }
+}
+
+#[test]
+fn a_text_without_markup_is_left_as_it_is() {
+    for source in
+        ["Hello. (1+1=2!)", "a_b_c", "2 * 3", "**open", "a | b\n--|--", "`", "[x](y)", "```\n```", "#hash"]
+    {
+        let rendered = render(source);
+        assert_eq!((rendered.text.as_str(), rendered.formatted), (source, false));
+    }
+}
+
+#[test]
+fn a_text_is_split_at_paragraphs_then_lines_then_words() {
+    let paragraphs = format!("{}\n\n{}", "a ".repeat(1500).trim_end(), "b ".repeat(1500).trim_end());
+    let chunks = split(&paragraphs);
+    assert_eq!(chunks.len(), 2);
+    assert!(chunks[0].source.ends_with('a') && chunks[1].source.starts_with('b'));
+
+    let lines = format!("{}\n{}", "a ".repeat(1500).trim_end(), "b ".repeat(1500).trim_end());
+    assert!(split(&lines)[1].source.starts_with('b'));
+
+    let words = "word ".repeat(2000);
+    assert!(
+        split(&words).iter().all(|chunk| chunk.source.starts_with("word") && chunk.source.ends_with("word"))
+    );
+}
+
+#[test]
+fn a_block_of_code_is_closed_and_opened_again() {
+    let code = format!("Look:\n```rust\n{}```\nDone.", "let number = 1234567890;\n".repeat(400));
+    let chunks = split(&code);
+    assert!(chunks.len() > 2);
+    for chunk in &chunks {
+        assert_eq!(chunk.source.matches("```").count() % 2, 0, "{}", chunk.source);
+    }
+    assert!(chunks[1].source.starts_with("```rust\nlet number"));
+    let code: usize = chunks
+        .iter()
+        .flat_map(|chunk| read(&render(&chunk.source).text).unwrap().entities)
+        .filter(|(kind, _)| *kind == "pre")
+        .map(|(_, code)| code.matches("1234567890").count())
+        .sum();
+    assert_eq!(code, 400);
+}
+
+#[test]
+fn a_message_ends_as_it_did_when_more_text_follows() {
+    let text = super::bot_api::long_text(15_000);
+    let whole = split(&text);
+    for length in (0..text.len()).step_by(333) {
+        let part = split(&text[..length]);
+        let settled = part.len().saturating_sub(1);
+        assert!(part[..settled].iter().zip(&whole).all(|(part, whole)| part.range == whole.range));
+    }
+}
+
+#[test]
+fn characters_that_belong_together_stay_together() {
+    let family = "👨\u{200d}👩\u{200d}👧";
+    for chunk in split(&family.repeat(1500)) {
+        assert!(chunk.source.ends_with('👧') && chunk.source.starts_with('👨'));
+    }
+}
+
+/// Texts with everything that could be taken for markup.
+fn markup() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        4 => "[a-zA-Z0-9 .,!?äß]{1,12}",
+        1 => Just("\n".to_owned()),
+        1 => Just("\n\n".to_owned()),
+        2 => "[*_~`#\\[\\]()>|{}=+\\\\-]{1,4}",
+        1 => Just("**bold**".to_owned()),
+        1 => Just("_italic_".to_owned()),
+        1 => Just("`co*de`".to_owned()),
+        1 => Just("[li_nk](https://a.example/?a=(b)_c)".to_owned()),
+        1 => Just("\n```rust\n".to_owned()),
+        1 => Just("\n```\n".to_owned()),
+        1 => Just("\n~~~\n".to_owned()),
+        1 => Just("\n## Title *x*\n".to_owned()),
+        1 => Just("🦀👨\u{200d}👩\u{200d}👧\u{301}".to_owned()),
+    ];
+    (prop::collection::vec(piece, 0..60), 1..40_usize)
+        .prop_map(|(pieces, times)| pieces.concat().repeat(times))
+}
+
+fn letters(text: &str) -> String {
+    text.chars().filter(|char| char.is_alphanumeric()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn chunks_are_the_text_in_order_and_whole(text in markup()) {
+        let chunks = split(&text);
+        let mut at = 0;
+        for chunk in &chunks {
+            prop_assert_eq!(chunk.range.start, at);
+            at = chunk.range.end;
+            prop_assert!(!chunk.source.trim().is_empty());
+        }
+        prop_assert!(chunks.is_empty() && text.trim().is_empty() || at == text.len());
+    }
+
+    #[test]
+    fn every_chunk_fits_into_a_message_in_either_form(text in markup()) {
+        for chunk in split(&text) {
+            prop_assert!(units(&chunk.source) <= LIMIT);
+            prop_assert!(units(&render(&chunk.source).text) <= LIMIT);
+        }
+    }
+
+    #[test]
+    fn no_chunk_leaves_a_block_of_code_open(text in markup()) {
+        for chunk in split(&text) {
+            // The last one may end in a block that the text leaves open; rendering closes it.
+            let open = chunk.source.split_inclusive('\n').fold(None, |open: Option<Fence>, line| match open {
+                Some(fence) if fence.closes(line) => None,
+                Some(fence) => Some(fence),
+                None => Fence::opening(line),
+            });
+            prop_assert!(open.is_none() || chunk.range.end == text.len());
+        }
+    }
+
+    #[test]
+    fn what_is_rendered_can_be_read_and_says_the_same(text in markup()) {
+        let rendered = render(&text);
+        if !rendered.formatted {
+            prop_assert_eq!(&rendered.text, &text);
+            return Ok(());
+        }
+        let read = read(&rendered.text).map_err(TestCaseError::fail)?;
+        let mut source = letters(&text);
+        let mut visible = letters(&read.visible);
+        // Addresses of links and languages of code are there, but not to be seen.
+        for hidden in ["httpsaexampleabc", "rust"] {
+            source = source.replace(hidden, "");
+            visible = visible.replace(hidden, "");
+        }
+        prop_assert_eq!(visible, source);
+    }
+
+    #[test]
+    fn any_text_is_rendered_to_something_that_can_be_read(text in "\\PC{0,200}") {
+        let rendered = render(&text);
+        if rendered.formatted {
+            read(&rendered.text).map_err(TestCaseError::fail)?;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Following tasks: order, gaps, restarts, ends, and the clock that goes with it.
+
+use plugway_sdk::{mock::Mock, mock::Script, prelude::*};
+use serde_json::json;
+use std::time::Duration;
+
+fn names(events: Events) -> Vec<String> {
+    events.map(|event| event.map_or_else(|error| error.to_string(), |event| event.name)).collect()
+}
+
+fn submit() -> Submitted {
+    Task::message("x").submit().expect("the mock takes it")
+}
+
+#[test]
+fn events_come_in_order_and_end_with_the_task() {
+    let mock = Mock::new();
+    mock.agent(|_| {
+        Script::new().started().every(Duration::from_secs(1)).thinking("hm").chunks(["a"]).completed("a")
+    });
+    let start = mock.now();
+    let task = submit();
+    assert_eq!(names(task.events()), ["started", "thinking", "response_chunk", "completed"]);
+    assert_eq!(mock.now().duration_since(start).unwrap(), Duration::from_secs(3));
+    assert_eq!(task.describe().unwrap()["state"], "completed");
+}
+
+#[test]
+fn a_gap_is_read_back_and_what_is_lost_is_told() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::new().started().missed(2).chunks(["a", "b", "c"]).completed("abc"));
+    let texts: Vec<String> = submit()
+        .events()
+        .filter_map(|event| match event.unwrap().kind {
+            EventKind::ResponseChunk(chunk) => Some(chunk.text),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts, ["a", "b", "c"]);
+
+    mock.agent(|_| Script::new().started().lost(2).chunks(["a", "b", "c"]).completed("abc"));
+    assert_eq!(
+        names(submit().events()),
+        ["started", "events 2 to 3 are lost", "response_chunk", "completed"]
+    );
+}
+
+#[test]
+fn following_from_a_cursor_goes_on_behind_it() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::reply(["a", "b"]));
+    let task = submit();
+    let mut events = task.events();
+    events.next();
+    events.next();
+    let cursor = events.cursor().cloned();
+    assert_eq!(names(task.follow(cursor)), ["response_chunk", "completed"]);
+}
+
+#[test]
+fn a_cursor_of_a_voided_run_starts_the_present_one_from_its_beginning() {
+    let mock = Mock::new();
+    mock.agent(|_| {
+        Script::new().started().chunks(["a", "b"]).wait(Duration::from_secs(5)).restart().completed("c")
+    });
+    let task = submit();
+    let mut events = task.events();
+    events.next();
+    let cursor = events.cursor().cloned();
+    mock.advance(Duration::from_secs(10));
+    let attempts: Vec<u32> = task.follow(cursor).map(|event| event.unwrap().attempt).collect();
+    assert_eq!(attempts, [2, 2]);
+}
+
+#[test]
+fn waiting_is_bounded_by_the_timeout() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::new().started().wait(Duration::from_secs(10)).completed(""));
+    let mut events = submit().events();
+    assert!(matches!(events.next_within(None), Ok(Next::Event(_))));
+    assert!(matches!(events.next_within(Some(Duration::from_secs(4))), Ok(Next::Quiet)));
+    assert!(matches!(events.next_within(Some(Duration::from_secs(7))), Ok(Next::Event(_))));
+    assert!(matches!(events.next_within(None), Ok(Next::Ended)));
+    assert!(matches!(events.next_within(None), Ok(Next::Ended)), "and stays so");
+}
+
+#[test]
+fn two_tasks_are_followed_side_by_side() {
+    let mock = Mock::new();
+    mock.agent(|task| Script::new().started().chunks([task.text()]).completed(task.text()));
+    let (first, second) = (Task::message("1").submit().unwrap(), Task::message("2").submit().unwrap());
+    let (mut one, two) = (first.events(), second.events());
+    one.next();
+    assert_eq!(names(two), ["started", "response_chunk", "completed"]);
+    assert_eq!(names(one), ["response_chunk", "completed"]);
+}
+
+#[test]
+fn waiting_sets_aside_what_arrives() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::reply(["a"]));
+    let events = submit().events();
+    mailbox::wait(Duration::from_secs(30)).unwrap();
+    assert_eq!(names(events), ["started", "response_chunk", "completed"]);
+}
+
+#[test]
+fn a_cancelled_task_ends_so() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::new().started().wait(Duration::from_secs(10)).completed("late"));
+    let task = submit();
+    assert!(task.cancel());
+    assert!(!task.cancel());
+    assert_eq!(names(task.events()), ["started", "cancelled"]);
+    assert_eq!(plugway_sdk::cancel_session(&task.session), 0);
+}
+
+#[test]
+fn an_unknown_task_is_not_found() {
+    let _mock = Mock::new();
+    let mut events = TaskRef::new("nobody").events();
+    assert!(matches!(events.next(), Some(Err(Error::NotFound(_)))));
+    assert!(events.next().is_none());
+}
+
+#[test]
+fn payloads_are_read_leniently_and_nothing_is_lost() {
+    let kind = |kind: &str, data: serde_json::Value| EventKind::parse(kind, &data.to_string());
+    let EventKind::ToolStarted(tool) = kind(
+        "tool_started",
+        json!({"call_id": "c", "tool_name": "t", "parameters": {"a": 1}, "arguments": "{\"a\":1}", "executor": "client"}),
+    ) else {
+        panic!()
+    };
+    assert_eq!((tool.executor, &tool.parameters["a"]), (plugway_sdk::Executor::Client, &json!(1)));
+
+    let EventKind::Completed(done) = kind("completed", json!({"text": null, "messages": null})) else {
+        panic!()
+    };
+    assert!(done.text.is_empty() && done.messages.is_empty());
+
+    let EventKind::ResponseChunk(chunk) = EventKind::parse("response_chunk", r#"{"text":"a\nb \"c\""}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(chunk.text, "a\nb \"c\"");
+
+    for text in ["", "a\tb\\c/\r\n", "\u{1}\u{7f}", "ä🦀", "\"", "\\", "\\\"", "a\",\"b\":\"c"] {
+        let EventKind::ResponseChunk(chunk) = kind("response_chunk", json!({"text": text})) else {
+            panic!("{text:?}")
+        };
+        assert_eq!(chunk.text, text);
+        let with_more = kind("response_chunk", json!({"text": text, "zzz": "\\"}));
+        assert_eq!(with_more, EventKind::ResponseChunk(chunk));
+    }
+    for broken in [r#"{"text":"a\"}"#, r#"{"text":"\x"}"#, r#"{"text":"a"b"}"#, r#"{"text":""#] {
+        assert!(matches!(EventKind::parse("response_chunk", broken), EventKind::Unknown { .. }), "{broken}");
+    }
+    assert!(matches!(kind("response_chunk", json!({"text": 7})), EventKind::Unknown { .. }));
+    assert!(
+        matches!(kind("failed", json!({"error": 7})), EventKind::Failed(_)),
+        "a terminal event stays terminal"
+    );
+    assert!(matches!(kind("workflow_start", json!({})), EventKind::Unknown { .. }));
+}
+
+#[test]
+fn idempotency_names_the_same_task() {
+    let mock = Mock::new();
+    let submit = || Task::message("x").idempotency_key("k").submit().unwrap();
+    let (first, second) = (submit(), submit());
+    assert_eq!((&first.id, first.duplicate, second.duplicate), (&second.id, false, true));
+    assert_eq!(mock.submissions().len(), 1);
+}
+
+#[test]
+fn pacing_moves_the_clock_and_refuses_what_would_take_too_long() {
+    let mock = Mock::new();
+    let second = Duration::from_secs(1);
+    let start = mock.now();
+    assert!(pacing::acquire("a", 2, second, Duration::ZERO));
+    assert!(pacing::acquire("a", 2, second, Duration::ZERO));
+    assert!(!pacing::acquire("a", 2, second, Duration::ZERO));
+    assert!(pacing::acquire("b", 1, second, Duration::ZERO));
+    assert!(pacing::acquire("a", 2, second, second));
+    assert_eq!(mock.now().duration_since(start).unwrap(), second);
+    pacing::pause("a", second * 60);
+    assert!(!pacing::acquire("a", 2, second, second * 59));
+}
+
+#[test]
+fn entries_grow_old_and_versions_guard_them() {
+    let mock = Mock::new();
+    kv::put_json("k", &1, Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(kv::update("k", None, |count: &mut u32| *count += 1), Ok(2));
+    kv::put("old", b"x", Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(kv::keys("", None, 10).unwrap(), ["k", "old"]);
+    mock.advance(Duration::from_secs(6));
+    assert_eq!(kv::get("old"), Ok(None));
+    assert_eq!(kv::keys("", None, 10).unwrap(), ["k"]);
+    assert!(matches!(kv::cas("k", b"x", 0, None), Err(kv::Error::Conflict { .. })));
+    kv::put("k", b"x", None).unwrap();
+    assert!(matches!(kv::get_json::<u32>("k"), Err(kv::Error::Malformed(_))));
+}
+
+#[test]
+fn secrets_are_compared_and_put_in_by_the_host() {
+    let mock = Mock::new();
+    mock.secret("token", "t0p");
+    mock.outgoing(|_| Ok(Response::empty(204)));
+    assert!(
+        host::secret_equals("token", "t0p")
+            && !host::secret_equals("token", "t0")
+            && !host::has_secret("other")
+    );
+    http::get("https://a.example/{secret:token}").send().unwrap();
+    assert!(matches!(http::get("https://a.example/{secret:other}").send(), Err(http::Error::Denied(_))));
+    assert_eq!(mock.sent().len(), 1);
+    assert_eq!(mock.sent()[0].url, "https://a.example/{secret:token}");
+}

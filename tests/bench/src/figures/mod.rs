@@ -1,0 +1,62 @@
+//! The figures, each measured in a module of its own.
+
+mod accepts;
+mod events;
+mod held;
+mod reload;
+mod requests;
+mod spinning;
+mod start;
+
+use clap::ValueEnum;
+
+use crate::report::Row;
+use crate::workshop::Workshop;
+
+/// Something to measure.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Figure {
+    /// A request through a plugin against one to a native handler.
+    Requests,
+    /// Events rendered by an exchange.
+    Events,
+    /// Latency while exchanges of another plugin compute without end.
+    Spinning,
+    /// Tasks accepted durably.
+    Accepts,
+    /// A plugin's file replaced, until its new generation serves.
+    Reload,
+    /// The gateway's start, and its memory when idle.
+    Start,
+    /// Memory of exchanges that hold a stream open.
+    Held,
+}
+
+impl Figure {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Requests, Self::Events, Self::Spinning, Self::Accepts, Self::Reload, Self::Start, Self::Held];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Requests => "requests through a plugin",
+            Self::Events => "events rendered by an exchange",
+            Self::Spinning => "latency while exchanges spin",
+            Self::Accepts => "durable accepts",
+            Self::Reload => "hot reload",
+            Self::Start => "start and idle memory",
+            Self::Held => "held exchanges",
+        }
+    }
+
+    pub(crate) async fn measure(self, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
+        match self {
+            Self::Requests => requests::measure(workshop).await,
+            Self::Events => events::measure(workshop).await,
+            Self::Spinning => spinning::measure(workshop).await,
+            Self::Accepts => accepts::measure(workshop).await,
+            Self::Reload => reload::measure(workshop).await,
+            Self::Start => start::measure(workshop).await,
+            Self::Held => held::measure(workshop).await,
+        }
+    }
+}
