@@ -112,8 +112,7 @@ impl Builder {
             install(&self.plugins_dir(), name, path);
         }
         self.share_artefacts();
-        let client = reqwest::Client::builder()
-            .no_proxy()
+        let client = crate::client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .read_timeout(DEADLINE)
             .build()

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod bot_api;
+pub mod client;
 mod eventually;
 mod files;
 mod gateway;

@@ -36,8 +36,7 @@ impl TestApi {
             async move { found }
         })
         .await;
-        let client =
-            reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be built");
+        let client = crate::client::plain();
         Self {
             _process: process,
             client,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// Calls the Bot API as a bot does; an error where the connection fails.
 async fn call(bot: &BotApi, method: &str, body: Value) -> Result<Answer, reqwest::Error> {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be built");
+    let client = plugway_tests::client::plain();
     let request = client.post(format!("{}/bot{TOKEN}/{method}", bot.address())).json(&body);
     Answer::read(within("the Bot API answers", request.send()).await?).await
 }
@@ -115,7 +115,7 @@ async fn what_the_bot_api_refuses_is_refused() {
     let marked = json!({ "chat_id": 5, "text": "1 + 1", "parse_mode": "MarkdownV2" });
     let refused = call(&bot, "sendMessage", marked).await.expect("an answer").expect(400);
     assert!(description(&refused).contains("can't parse entities"));
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = plugway_tests::client::plain();
     let stranger = client.post(format!("{}/bot1:2/getMe", bot.address())).send().await.expect("an answer");
     assert_eq!(stranger.status(), 401);
 }

@@ -14,6 +14,8 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 /// Length of a tick of the CPU limit.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// Ticks without a guest before the ticker sleeps: waking it costs more than a tick, so it is not done per request.
+const LINGER: u32 = 100;
 /// Stack that a guest's own calls may use; deeper recursion traps.
 const GUEST_STACK: usize = 512 << 10;
 /// Core modules a component may be made of. Rust's have three: the module, the shim and its fix-up.
@@ -152,16 +154,20 @@ impl Drop for Running {
     }
 }
 
-/// Advances the epoch once a tick while a guest may run, and sleeps otherwise. Ends with the engine.
+/// Advances the epoch once a tick while a guest may run and for a while after, and sleeps otherwise. Ends with the
+/// engine.
 fn spawn_ticker(engine: &wasmtime::Engine, running: &Arc<AtomicUsize>) -> std::io::Result<Thread> {
     let (engine, running) = (engine.weak(), Arc::downgrade(running));
     let handle = std::thread::Builder::new().name("plugway-ticker".into()).spawn(move || {
+        let mut idle_ticks = 0;
         loop {
             let Some(running) = running.upgrade() else { return };
-            if running.load(Ordering::Acquire) == 0 {
+            idle_ticks = if running.load(Ordering::Acquire) == 0 { idle_ticks + 1 } else { 0 };
+            if idle_ticks > LINGER {
                 drop(running);
                 // Woken by the first guest; the timeout only notices that the engine is gone.
                 std::thread::park_timeout(Duration::from_secs(5));
+                idle_ticks = 0;
                 continue;
             }
             let Some(engine) = engine.upgrade() else { return };

@@ -65,6 +65,8 @@ pub(crate) struct Answer {
     thread: Option<i64>,
     address: Address,
     ledger: Ledger,
+    /// Without a token nothing can be said in the chat; whoever takes the result callback may do it.
+    mute: bool,
     /// Hash of what each message shows, as far as it is known.
     shows: Vec<Option<u64>>,
     /// Telegram did not take the formatting of a text that grows: the next ones go without, up to the last.
@@ -83,6 +85,7 @@ impl Answer {
             thread: address.thread,
             address,
             ledger,
+            mute: !host::has_secret("bot_token"),
             shows,
             plain_growth: false,
             said: Vec::new(),
@@ -93,6 +96,11 @@ impl Answer {
         self.ledger.page.done
     }
 
+    /// Whether nothing can be said in the chat at all.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.mute
+    }
+
     /// Whether any of it is in the chat.
     pub(crate) fn has_begun(&self) -> bool {
         !self.shows.is_empty()
@@ -100,7 +108,7 @@ impl Answer {
 
     /// "Typing…" for five seconds. Whether it works never matters.
     pub(crate) fn typing(&self) {
-        if self.turn(&[("all", 30, SECOND)], Duration::ZERO) {
+        if !self.mute && self.turn(&[("all", 30, SECOND)], Duration::ZERO) {
             _ = self.bot.call("sendChatAction", &self.to_chat(json!({"action": "typing"})), ACTION_TIMEOUT);
         }
     }
@@ -157,12 +165,12 @@ impl Answer {
         self.said.clear();
         for (index, chunk) in chunks.iter().enumerate() {
             let mut text = Said::new(&chunk.source, false);
-            if !self.says(index, &text) {
+            if !self.mute && !self.says(index, &text) {
                 self.place(index, &mut text, Patience::Wait, true)?;
             }
             self.said.push(text);
         }
-        while self.shows.len() > chunks.len() {
+        while !self.mute && self.shows.len() > chunks.len() {
             self.remove_last()?;
         }
         Ok(())

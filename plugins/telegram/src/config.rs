@@ -79,6 +79,9 @@ impl Config {
         if !host::has_secret("webhook_secret") {
             warn!("no secret `webhook_secret` is granted: anyone who knows the address can send updates");
         }
+        if !host::has_secret("bot_token") {
+            warn!("no secret `bot_token` is granted: answers are not sent to any chat");
+        }
         Ok(())
     }
 

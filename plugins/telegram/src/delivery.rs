@@ -42,6 +42,9 @@ impl Delivery for Telegram {
         }
         outcome.report(&task, address.callback_url.as_deref());
         if told.is_ok() {
+            if show.answer.is_mute() {
+                info!("no secret `bot_token` is granted: the answer to {} is not sent to the chat", task.id);
+            }
             show.answer.close()?;
         }
         told
@@ -103,13 +106,14 @@ impl Show {
         // What was shown before a restart is read again first, in no time: nothing to show until that is through.
         let (step, typing) =
             if answer.has_begun() { (interval, TYPING) } else { (Duration::ZERO, Duration::ZERO) };
+        let grows = address.stream && !answer.is_mute();
         Self {
             answer,
             text: String::new(),
             pieces: 0,
             attempt: 0,
             fresh: false,
-            grows: address.stream,
+            grows,
             drafts: config.drafts && !address.group,
             drafted: None,
             min_pieces: config.min_tokens,

@@ -97,7 +97,7 @@ impl Proxy {
         Self {
             token: token.to_owned(),
             upstream: TestApi::start(token).await,
-            client: reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be built"),
+            client: crate::client::plain(),
             faults: Mutex::default(),
             record: Mutex::default(),
             pushes: Mutex::default(),

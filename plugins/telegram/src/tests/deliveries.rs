@@ -1,7 +1,11 @@
 //! What a chat looks like while an answer grows, and after.
 
 use super::bot_api::{Fault, Stage, group, long_text, private, words};
-use plugway_sdk::{Failure, Reason, host::Level, mock::Script};
+use plugway_sdk::{
+    Failure, Reason,
+    host::Level,
+    mock::{Mock, Script},
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -55,6 +59,19 @@ fn edits_in_a_group_are_three_seconds_apart_whatever_is_configured() {
     for pair in edits[..edits.len() - 1].windows(2) {
         assert!(pair[1].at.duration_since(pair[0].at).unwrap() >= seconds(3));
     }
+}
+
+#[test]
+fn without_a_token_nothing_is_sent_and_the_result_is_called_back() {
+    let mock = Mock::new();
+    mock.callback_url_configured(true);
+    mock.agent(|_| Script::reply(["Hello", " **you**"]));
+    mock.post("/webhook").json(&super::bot_api::update(1, &private(), "?")).handle(&crate::Telegram);
+    let task = mock.submissions()[0].task.clone();
+    mock.deliver(&crate::Telegram, &task).unwrap();
+    assert!(mock.sent().is_empty());
+    let result = mock.webhooks()[0].body.clone();
+    assert_eq!((&result["success"], &result["messages"][0]["text"]), (&json!(true), &json!("Hello *you*")));
 }
 
 #[test]

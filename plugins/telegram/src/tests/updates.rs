@@ -207,6 +207,7 @@ fn an_open_bot_is_warned_of_when_it_goes_live() {
 
     let mock = Mock::new();
     mock.secret("webhook_secret", "x");
+    mock.secret("bot_token", "42:x");
     crate::Telegram::check(r#"{"allowed_users": [1]}"#).unwrap();
     assert!(mock.logs().is_empty());
 }
