@@ -164,8 +164,11 @@ impl Gateway {
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: what is under way may end");
         tasks.stop_accepting();
         stop.cancel();
+        let until = tokio::time::Instant::now() + drain;
         // The pool bounds its own end by `drain`.
         let _ = workers.await;
+        // Those who wait for a task hear its end; others may be waiting for something else.
+        let _ = tokio::time::timeout_at(until, exchanges.idle()).await;
         wrap_up.cancel();
         let _ = serving.await;
         let left = exchanges.drain(LAST_WORD).await;

@@ -170,13 +170,15 @@ impl Config {
 
     /// What no type can say.
     fn check(&self) -> Result<(), ConfigError> {
+        self.plugin_defaults
+            .check()
+            .map_err(|(key, reason)| ConfigError::Setting(format!("plugin_defaults.{key}: {reason}")))?;
         let positive = [
             ("workers.count", self.workers.count as u64),
             ("workers.queue", self.workers.queue),
             ("limits.connections", self.limits.connections as u64),
             ("limits.body", self.limits.body.as_u64()),
             ("stream.ring_events", self.stream.ring_events as u64),
-            ("plugin_defaults.exchanges", self.plugin_defaults.exchanges as u64),
             ("engine.exchanges", self.engine.exchanges.into()),
         ];
         for (name, value) in positive {
@@ -189,8 +191,6 @@ impl Config {
             ("stream.write_timeout", self.stream.write_timeout),
             ("workers.lease", self.workers.lease),
             ("workers.task_deadline", self.workers.task_deadline),
-            ("plugin_defaults.cpu_per_step", self.plugin_defaults.cpu_per_step),
-            ("plugin_defaults.exchange_timeout", self.plugin_defaults.exchange_timeout),
         ];
         for (name, value) in durations {
             if value.is_zero() {

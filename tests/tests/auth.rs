@@ -118,6 +118,39 @@ async fn the_admin_api_is_for_the_operators_key_only() {
 }
 
 #[tokio::test]
+async fn a_callers_key_does_not_administer_where_no_other_is_set() {
+    let gateway = Gateway::builder().set("auth.keys", vec![KEY]).start().await;
+    let answer = ask(&gateway, Method::GET, "/admin/plugins", Some(&format!("Bearer {KEY}"))).await;
+    let error = answer.expect(403).error();
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("auth.admin_keys")), "{error}");
+}
+
+#[tokio::test]
+async fn without_keys_somebodys_page_reaches_nothing() {
+    let gateway = Gateway::builder().component("steady", &fixture("steady")).start().await;
+    let own = gateway.url("");
+    let table = [
+        ("host", "rebound.example.org", 403),
+        ("origin", "https://evil.example.org", 403),
+        ("origin", "null", 403),
+        ("origin", &*own, 200),
+        ("accept", "*/*", 200),
+    ];
+    for (name, value, status) in table {
+        for (method, path) in [(Method::GET, "/metrics"), (Method::POST, "/steady/locked")] {
+            let request = gateway.request(method, path).header(name, value);
+            let answer =
+                Answer::read(request.send().await.expect("an answer")).await.expect("a whole answer");
+            assert_eq!(answer.status, status, "{path} with {name}: {value}: {answer:?}");
+        }
+    }
+    for name in ["x-forwarded-for", "forwarded", "via"] {
+        let request = gateway.request(Method::GET, "/admin/plugins").header(name, "203.0.113.7");
+        assert_eq!(request.send().await.expect("an answer").status(), 403, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_is_too_short_keeps_the_gateway_from_starting_and_is_not_shown() {
     let failure =
         Gateway::builder().set("auth.keys", vec!["short-key"]).try_start().await.expect_err("it ends");

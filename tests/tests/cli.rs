@@ -116,6 +116,7 @@ async fn what_is_wrong_in_the_configuration_is_named() {
         ("[store]\nkind = \"oracle\"", "store"),
         ("[limits]\nbody = \"ten bananas\"", "limits.body"),
         ("[stream]\nheartbeat = \"sometimes\"", "stream.heartbeat"),
+        ("[limits]\nbodies = \"1MiB\"", "limits.bodies"),
         ("[auth]\nkeys = \"one\"", "auth.keys"),
         ("[callbacks]\nprivate_networks = [\"everything\"]", "callbacks.private_networks"),
         ("[agents.model]\nkind = \"openai\"", "agents.model"),

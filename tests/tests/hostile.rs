@@ -62,10 +62,13 @@ async fn assert_ends_alone(gateway: &Gateway, name: &str, parts: &[&str]) {
 #[tokio::test]
 async fn whatever_a_plugin_does_ends_its_own_exchange_only() {
     let gateway = builder().start().await;
-    let deeds: [(&str, &[&str]); 14] = [
+    let deeds: [(&str, &[&str]); 17] = [
         ("loop", &["limits.cpu_per_step"]),
         ("poll", &["limits.cpu_per_step"]),
         ("clock", &["limits.cpu_per_step"]),
+        ("cancel", &["limits.cpu_per_step"]),
+        ("callback", &["limits.cpu_per_step"]),
+        ("headers", &["headers"]),
         ("recurse", &["recursed too deep"]),
         ("recurse-wide", &["trap"]),
         ("allocate", &["limits.memory"]),
@@ -289,4 +292,26 @@ async fn a_client_that_goes_away_ends_an_endless_answer() {
     })
     .await;
     assert_others_are_served(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_paces_ever_new_keys_is_told_no_and_paces_nobody_else() {
+    let gateway = builder().set("plugins.hostile.limits.cpu_per_step", "5s").start().await;
+    let answer = deed(&gateway, "pace").await.expect("an answer").expect(200);
+    assert_eq!(answer.text(), "Some(10000)");
+    assert_others_are_served(&gateway).await;
+}
+
+#[tokio::test]
+async fn the_exchanges_of_a_plugin_together_have_a_bound_on_their_memory() {
+    let gateway = builder()
+        .set("plugins.hostile.limits.memory_total", "20MiB")
+        .set("plugins.hostile.limits.exchange_timeout", "20s")
+        .start()
+        .await;
+    let deeds: Vec<_> = (0..4).map(|_| gateway.request(Method::GET, "/hostile/hold").send()).collect();
+    let held = futures::future::join_all(deeds.into_iter().map(tokio::spawn));
+    gateway.logged(&["hostile", "limits.memory_total"]).await;
+    assert_others_are_served(&gateway).await;
+    drop(held);
 }

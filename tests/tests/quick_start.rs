@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use http::Method;
 use plugway_tests::update::message;
-use plugway_tests::{DEADLINE, Event, Gateway, eventually};
+use plugway_tests::{Answer, DEADLINE, Event, Gateway, eventually};
 use serde_json::{Value, json};
 
 async fn gateway() -> Gateway {
@@ -133,11 +134,16 @@ async fn a_stream_resumes_after_every_event_without_gap_or_duplicate() {
     let task = gateway.accept(&message(1, 7, "/words 12")).await;
     let path = format!("/stream/{task}");
     let events = replay(&gateway, &task).await;
-    for (index, event) in events.iter().enumerate() {
-        let id = event.id.as_deref().expect("every event has an id");
-        let rest = gateway.stream_after(&path, id).await.rest().await;
+    let id = |event: &Event| event.id.clone().expect("every event has an id");
+    let (end, before) = events.split_last().expect("there are events");
+    for (index, event) in before.iter().enumerate() {
+        let rest = gateway.stream_after(&path, &id(event)).await.rest().await;
         assert_eq!(rest, events[index + 1..], "after event {index}");
     }
+    // An EventSource comes back after every end, unless it is told that there is nothing.
+    let request = gateway.request(Method::GET, &path).header("last-event-id", id(end));
+    let answer = Answer::read(request.send().await.expect("an answer")).await.expect("a whole answer");
+    assert_eq!(answer.expect(204).text(), "");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use http::Method;
 use plugway_tests::update::message;
-use plugway_tests::{Answer, Gateway, within};
+use plugway_tests::{Answer, DEADLINE, Gateway, eventually, within};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -114,6 +114,62 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let head = "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
     assert!(raw(&gateway, head.as_bytes()).await.starts_with("HTTP/1.1 413 "));
     assert_nothing_stored(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_client_that_writes_all_before_it_reads_learns_that_its_body_is_too_large() {
+    let gateway = Gateway::builder().plugin("telegram").start().await;
+    let body = vec![b'x'; 12 << 20];
+    let declared = format!("content-length: {}", body.len());
+    for (path, framing, status) in [
+        ("/webhook", &*declared, 413),
+        ("/webhook", "transfer-encoding: chunked", 413),
+        ("/no", &*declared, 404),
+    ] {
+        let mut stream = TcpStream::connect(gateway.host()).await.expect("it accepts connections");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{framing}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("the head is taken");
+        let chunked = framing != declared;
+        if chunked {
+            stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.expect("the size is taken");
+        }
+        within("the body is taken", stream.write_all(&body)).await.expect("the connection holds");
+        if chunked {
+            stream.write_all(b"\r\n0\r\n\r\n").await.expect("the end is taken");
+        }
+        let mut answer = Vec::new();
+        within("the server closes", stream.read_to_end(&mut answer)).await.expect("no reset");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}, {framing}: {answer}");
+    }
+    assert_nothing_stored(&gateway).await;
+}
+
+#[tokio::test]
+async fn bodies_under_way_share_a_budget_and_who_gets_none_is_told_when_to_come_back() {
+    let builder =
+        Gateway::builder().plugin("telegram").set("limits.body", "64KiB").set("limits.bodies", "64KiB");
+    let gateway = builder.start().await;
+    let head = "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n";
+    let large = message(1, 7, &"x".repeat(30_000)).to_string();
+    // Whichever comes first gets in, so that the slow one may have to try again.
+    let slow = eventually(DEADLINE, || async {
+        let mut slow = TcpStream::connect(gateway.host()).await.expect("it accepts connections");
+        slow.write_all(head.as_bytes()).await.expect("sent");
+        slow.write_all(&[b' '; 59_000]).await.expect("sent");
+        let answer = push(&gateway, large.clone()).await;
+        match (answer.status, answer.header("retry-after")) {
+            (503, Some(_)) => Ok(slow),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    drop(slow);
+    eventually(DEADLINE, || async {
+        let answer = push(&gateway, large.clone()).await;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

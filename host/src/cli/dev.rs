@@ -1,6 +1,7 @@
 //! `plugway dev`: build the plugins, serve, and rebuild a plugin whose sources change.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use super::tryout::Tryout;
 use super::{ServeArgs, build, serve};
 use crate::app::Gateway;
 use crate::telemetry::{self, Metrics};
@@ -19,24 +21,24 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
     let config = serve::load(args)?;
     telemetry::init_logs(&config.telemetry)?;
+    serve::raise_open_files(config.limits.connections);
     let plugins = config.plugins_dir.clone();
-    let crates = build::find_crates(&plugins)?;
-    if crates.is_empty() {
-        tracing::warn!(dir = %plugins.display(), "no plugin crates here; serving what is built already");
-    } else {
-        build::ensure_target()?;
-        for dir in &crates {
-            build::build_one(dir, &plugins)?;
-        }
-    }
+    std::fs::create_dir_all(&plugins).with_context(|| format!("can't create {}", plugins.display()))?;
+    // Before the first build, so that what is saved meanwhile is built too.
+    let (_watcher, changes) = watch(&plugins)?;
+    build_all(&plugins)?;
     let metrics = Metrics::install()?;
     serve::runtime()?.block_on(async {
         let stop = serve::stop_signal()?;
+        let tryout = Tryout::of(&config);
         let gateway = Gateway::start(config, metrics).await?;
         gateway.catalogue().wait_loaded().await;
         serve::announce(&gateway)?;
-        print_what_to_try(&gateway)?;
-        let (_watcher, changes) = watch(&plugins)?;
+        let serving = gateway.catalogue().status();
+        let telegram = serving.iter().any(|plugin| plugin.name == "telegram" && plugin.generation > 0);
+        // Whoever started it may have closed its output.
+        let text = tryout.text(gateway.address()?, telegram, gateway.catalogue().dir());
+        let _ = std::io::stdout().write_all(text.as_bytes());
         let rebuilding = tokio::spawn(rebuild(plugins, changes));
         gateway.serve(stop).await;
         rebuilding.abort();
@@ -44,38 +46,22 @@ pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Lines to copy, for what is served.
-fn print_what_to_try(gateway: &Gateway) -> anyhow::Result<()> {
-    let url = format!("http://{}", gateway.address()?);
-    println!();
-    println!("Try, in another terminal:");
-    println!();
-    let serves = |name: &str| {
-        gateway.catalogue().status().iter().any(|plugin| plugin.name == name && plugin.generation > 0)
-    };
-    if serves("telegram") {
-        println!("  # a Telegram update comes in; the answer names a task");
-        println!("  TASK=$(curl -s {url}/webhook -H 'Content-Type: application/json' \\");
-        println!(
-            "    -d '{{\"update_id\":'$RANDOM',\"message\":{{\"message_id\":1,\"date\":0,\"chat\":{{\"id\":42,\"type\":\"private\"}},\"from\":{{\"id\":42,\"is_bot\":false,\"first_name\":\"You\"}},\"text\":\"Hello from a fresh machine\"}}}}' \\"
-        );
-        println!("    | sed 's/.*\"task_id\":\"\\([^\"]*\\)\".*/\\1/'); echo $TASK");
-        println!();
-        println!("  # its events, as they happen");
-        println!("  curl -N {url}/stream/$TASK");
-        println!();
-        println!("  # what is known about it");
-        println!("  curl {url}/tasks/$TASK");
-        println!();
+/// Builds every crate that there is. What does not build is told: the rest is served, and its next change is built.
+fn build_all(plugins: &Path) -> anyhow::Result<()> {
+    let crates = build::find_crates(plugins)?;
+    if crates.is_empty() {
+        tracing::warn!(dir = %plugins.display(), "no plugin crates here; serving what is built already");
+        return Ok(());
     }
-    println!("  # the plugins, and how the gateway is");
-    println!("  curl {url}/admin/plugins");
-    println!("  curl {url}/ready");
-    println!();
-    println!(
-        "Change a plugin's source, and it is rebuilt and swapped in; drop any .wasm into {}.",
-        gateway.catalogue().dir().display()
-    );
+    if let Err(error) = build::ensure_target() {
+        tracing::error!("{error:#}; serving what is built already");
+        return Ok(());
+    }
+    for dir in crates {
+        if let Err(error) = build::build_one(&dir, plugins) {
+            tracing::error!(plugin = %dir.display(), "{error:#}; serving what was built of it before, if anything");
+        }
+    }
     Ok(())
 }
 

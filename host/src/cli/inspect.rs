@@ -1,6 +1,8 @@
 //! `plugway plugin check` and `plugway plugin inspect`: the loading transaction without serving.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -94,11 +96,11 @@ fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exc
         &EngineConfig { exchanges: 4, threads: 1 },
         usize::try_from(settings.limits.memory.as_u64()).context("limits.memory is too large")?,
     )?;
-    let cache = tempdir()?;
-    let loader = app::loader(&engine, &cache)?;
+    let cache = TempDir::new()?;
+    let loader = app::loader(&engine, &cache.0)?;
     let hash = Sha256::digest(&bytes).into();
     let loaded = serve::runtime()?.block_on(loader.load(&settings, 1, hash, bytes, 0));
-    let _ = std::fs::remove_dir_all(&cache);
+    drop(cache);
     let generation = Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
     // Its routes must go together, and none may be the host's own.
     let plugin = Arc::new(crate::plugins::Plugin::new(settings.clone()));
@@ -109,11 +111,25 @@ fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exc
     Ok((settings, generation))
 }
 
-/// A directory of this process's own, for an artefact that nobody keeps.
-fn tempdir() -> anyhow::Result<std::path::PathBuf> {
-    let dir = std::env::temp_dir().join(format!("plugway-check-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
-    Ok(dir)
+/// A directory of this user's own, for an artefact that nobody keeps. What lies in it is run as machine code, so nobody
+/// else may have made it, or write to it.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("plugway-check-{:032x}", rand::random::<u128>()));
+        let created = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+        created
+            .with_context(|| format!("can't create {}; set TMPDIR to a folder of yours", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What is left is the system's to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn missing_grants(settings: &PluginSettings, generation: &Generation<Exchange>) -> Vec<String> {

@@ -6,6 +6,7 @@ mod dev;
 mod inspect;
 mod list;
 mod serve;
+mod tryout;
 
 use std::path::PathBuf;
 

@@ -3,11 +3,15 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::ServeArgs;
 use crate::app::Gateway;
 use crate::config::{Config, Overrides};
 use crate::telemetry::{self, Metrics};
+
+/// Files that are open beside connections: the store, plugins, requests to agents and platforms.
+const OTHER_FILES: u64 = 1_024;
 
 /// Reads the configuration that the arguments name.
 pub(super) fn load(args: &ServeArgs) -> anyhow::Result<Config> {
@@ -23,6 +27,7 @@ pub(super) fn load(args: &ServeArgs) -> anyhow::Result<Config> {
 pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let config = load(args)?;
     telemetry::init_logs(&config.telemetry)?;
+    raise_open_files(config.limits.connections);
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let stop = stop_signal()?;
@@ -31,6 +36,26 @@ pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         gateway.serve(stop).await;
         Ok(())
     })
+}
+
+/// Takes as many open files as the system gives, and warns where that is too few for the connections to be served.
+pub(super) fn raise_open_files(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_ok() {
+        limit.current = limit.maximum;
+    }
+    // None: no limit.
+    let Some(most) = limit.current else { return };
+    let wanted = connections as u64 + OTHER_FILES;
+    if most < wanted {
+        tracing::warn!(
+            connections,
+            open_files = most,
+            "this process may not open enough files for limits.connections: allow {wanted} (ulimit -n {wanted}; systemd: LimitNOFILE={wanted}; docker: --ulimit nofile={wanted}), or set limits.connections to {} or less",
+            most.saturating_sub(OTHER_FILES)
+        );
+    }
 }
 
 /// The runtime of everything but guests.

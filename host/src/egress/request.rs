@@ -119,6 +119,9 @@ pub(super) fn denied_sentence(origin: &str, denied: &DeniedAddress, table: &str)
 
 /// A URL that may be used, as far as its text tells.
 pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
+    if text.len() > MAX_URL {
+        return Err(BadUrl::Unacceptable("it is longer than 16 KiB"));
+    }
     let url = Url::parse(text).map_err(|_| BadUrl::Unacceptable("it is not an absolute URL"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(BadUrl::Unacceptable("only http and https are spoken"));
@@ -146,7 +149,21 @@ pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
     }
 }
 
+/// Header fields of a request.
+const MAX_HEADERS: usize = 128;
+/// Bytes of all header fields of a request.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Bytes of a URL.
+const MAX_URL: usize = 16 << 10;
+
 fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String> {
+    let bytes: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if list.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(format!(
+            "the request has {} headers of {bytes} bytes; {MAX_HEADERS} of {MAX_HEADER_BYTES} bytes are the limit",
+            list.len()
+        ));
+    }
     let mut headers = HeaderMap::with_capacity(list.len() + 2);
     for (name, value) in list {
         let shown: String = name.chars().take(80).collect();

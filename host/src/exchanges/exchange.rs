@@ -8,7 +8,7 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{delivery, http, imports};
 use super::mailbox::Mailbox;
-use super::pacing::Pacer;
+use super::pacing::{Lanes, Pacer};
 use super::responder::Responder;
 use crate::delivery::Webhooks;
 use crate::domain::{Clock, TaskId};
@@ -17,6 +17,19 @@ use crate::hub::Hub;
 use crate::plugins::{Guest, Plugin, Sandbox};
 use crate::store::Store;
 use crate::tasks::Tasks;
+
+/// Runs an import, and tells whether it really waited: a call that was answered at once earns no CPU time.
+pub(crate) async fn waited<F: Future>(import: F) -> (F::Output, bool) {
+    let mut import = std::pin::pin!(import);
+    let mut pended = false;
+    let output = std::future::poll_fn(|cx| {
+        let poll = import.as_mut().poll(cx);
+        pended |= poll.is_pending();
+        poll
+    })
+    .await;
+    (output, pended)
+}
 
 /// What all exchanges share.
 pub(crate) struct Services {
@@ -54,6 +67,13 @@ impl std::fmt::Debug for Live {
     }
 }
 
+impl Live {
+    /// The plugin's pacing lanes.
+    pub(crate) fn lanes(&self) -> Arc<Lanes> {
+        self.services.pacer.of(self.plugin.name())
+    }
+}
+
 impl Exchange {
     pub(crate) fn new(sandbox: Sandbox, live: Live) -> Self {
         Self { sandbox, live: Some(live) }
@@ -75,6 +95,13 @@ impl Exchange {
 
     pub(crate) fn new_step(&mut self) {
         self.sandbox.new_step();
+    }
+
+    /// Gives the guest a fresh CPU budget if an import really waited.
+    pub(crate) fn new_step_if(&mut self, waited: bool) {
+        if waited {
+            self.sandbox.new_step();
+        }
     }
 
     pub(crate) fn sandbox_ref(&self) -> &Sandbox {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::delivery::{DeliveryFailure, Webhooks};
 use crate::domain::{Clock, TaskId};
@@ -36,8 +36,11 @@ use mailbox::Closing;
 use responder::Responder;
 use run::Outcome;
 
+/// How long an exchange waits for one of the engine's slots when all plugins together hold them.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A request for a plugin, with what the host has established about it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HttpCall {
     /// Names the exchange in logs, traces and `x-request-id`.
     pub exchange: String,
@@ -53,6 +56,8 @@ pub struct HttpCall {
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Bytes,
+    /// The body's share of the memory for bodies, given back when the exchange ends.
+    pub body_permit: Option<OwnedSemaphorePermit>,
     /// The caller's address.
     pub client: String,
     /// Name of the key that the caller showed.
@@ -146,6 +151,13 @@ impl Exchanges {
         &self.shared.catalogue
     }
 
+    /// Waits until no exchange of a request or delivery runs; new ones may still begin.
+    pub async fn idle(&self) {
+        while !self.shared.running.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until no exchange runs any more, or the time is over. Returns how many were left.
     pub async fn drain(&self, patience: Duration) -> usize {
         self.shared.running.close();
@@ -155,7 +167,12 @@ impl Exchanges {
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let slots = self.shared.slots.clone();
-        slots.acquire_owned().await.map_err(|_| Refusal::Busy(Duration::from_secs(1)))
+        let busy = Refusal::Busy(Duration::from_secs(1));
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            return Ok(slot);
+        }
+        let slot = tokio::time::timeout(SLOT_PATIENCE, slots.acquire_owned()).await;
+        slot.map_err(|_| busy)?.map_err(|_| busy)
     }
 
     fn closing(
@@ -183,10 +200,10 @@ impl Exchanges {
         call: HttpCall,
     ) -> Result<Response<ExchangeBody>, HttpFailure> {
         let plugin = endpoint.plugin.clone();
-        let refused = |refusal: Refusal| HttpFailure::Refused(refusal.retry_after());
-        let permit = plugin.admit_request().await.map_err(refused)?;
-        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
         let generation = InUse::begin(endpoint.generation.clone());
+        let refused = |refusal: Refusal| HttpFailure::Refused(refusal.retry_after());
+        let permit = plugin.requests.admit().await.map_err(refused)?;
+        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
         let peer_gone = CancellationToken::new();
         let guard = peer_gone.clone().drop_guard();
         let (responder, head) = Responder::new(peer_gone.clone());
@@ -208,12 +225,17 @@ impl Exchanges {
             }
             Err(_) => match run.await {
                 Ok(Outcome::TimedOut) => Err(HttpFailure::TimedOut),
-                Ok(_) | Err(_) => Err(HttpFailure::Failed),
+                Ok(_) => Err(HttpFailure::Failed),
+                Err(error) => {
+                    tracing::error!(plugin = %endpoint.plugin.name(), %error, "the host failed in an exchange");
+                    Err(HttpFailure::Failed)
+                }
             },
         }
     }
 
-    /// Lets a plugin carry a task's outcome to its platform, and returns when it is done.
+    /// Lets a plugin carry a task's outcome to its platform, and returns when it is done. Dropping the future ends the
+    /// exchange.
     ///
     /// # Errors
     /// [`DeliveryFailure`]: what is to become of the delivery.
@@ -222,7 +244,8 @@ impl Exchanges {
         let (plugin, generation) = {
             let snapshot = self.shared.catalogue.snapshot();
             let entry = snapshot.plugins.get(plugin).filter(|entry| !entry.disabled);
-            let serving = entry.and_then(|entry| Some((entry.plugin.clone(), entry.serving.clone()?)));
+            let serving =
+                entry.and_then(|entry| Some((entry.plugin.clone(), InUse::begin(entry.serving.clone()?))));
             serving.ok_or_else(|| {
                 not_now(Duration::from_secs(2), format!("no generation of the plugin `{plugin}` serves"))
             })?
@@ -235,9 +258,8 @@ impl Exchanges {
         }
         let refused =
             |refusal: Refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into());
-        let permit = plugin.admit_delivery().await.map_err(refused)?;
+        let permit = plugin.deliveries.admit().await.map_err(refused)?;
         let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
-        let generation = InUse::begin(generation);
         let closing = self.closing(&plugin, &generation, CancellationToken::new());
         let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
         let run = async move {
@@ -245,7 +267,8 @@ impl Exchanges {
             drop(admission);
             result
         };
-        let run = self.shared.running.spawn_on(run, self.shared.engine.guests());
+        // Whoever abandons the delivery may have lost its lease: the guest must not go on beside another try.
+        let run = AbortOnDropHandle::new(self.shared.running.spawn_on(run, self.shared.engine.guests()));
         run.await.unwrap_or_else(|error| Err(DeliveryFailure::Broken(format!("the host failed: {error}"))))
     }
 }

@@ -17,6 +17,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Pieces of a body that may wait for the client before `write` waits.
 const PIECES: usize = 16;
 
+/// Largest piece; what the guest writes at once is cut into such, so that `PIECES` bounds what waits.
+const PIECE: usize = 64 << 10;
+/// Header fields of an answer.
+const HEADERS: usize = 128;
+/// Bytes of all header fields of an answer.
+const HEADER_BYTES: usize = 64 << 10;
+
 /// Headers that are the host's own business.
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
@@ -81,6 +88,13 @@ impl Responder {
             .ok()
             .filter(|status| !status.is_informational())
             .ok_or_else(|| format!("status: {status} is no final HTTP status"))?;
+        let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if headers.len() > HEADERS || bytes > HEADER_BYTES {
+            let count = headers.len();
+            return Err(format!(
+                "headers: {count} of {bytes} bytes; {HEADERS} of {HEADER_BYTES} bytes are the limit"
+            ));
+        }
         let mut map = HeaderMap::with_capacity(headers.len());
         for (name, value) in headers {
             let parsed =
@@ -121,19 +135,19 @@ pub struct Body {
 impl Body {
     /// Hands a piece on, waiting while the client is slower. False once the client is gone.
     pub(crate) async fn write(&self, bytes: Vec<u8>) -> bool {
-        if bytes.is_empty() {
-            return !self.pieces.is_closed();
+        let mut bytes = Bytes::from(bytes);
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            let sent = match self.pieces.try_send(piece) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Full(piece)) => self.pieces.send(piece).await.is_ok(),
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+            };
+            if !sent {
+                return false;
+            }
         }
-        match self.pieces.try_send(bytes.into()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(piece)) => self.pieces.send(piece).await.is_ok(),
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        }
-    }
-
-    /// Whether a write would have to wait.
-    pub(crate) fn is_full(&self) -> bool {
-        self.pieces.capacity() == 0
+        !self.pieces.is_closed()
     }
 
     /// Ends the body cleanly.

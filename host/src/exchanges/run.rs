@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use wasmtime::Store;
+use wasmtime::component::Instance;
 
 use super::HttpCall;
 use super::bindings::delivery::exports::plugway::gateway::delivery::Failure;
@@ -17,11 +17,14 @@ use super::responder::Responder;
 use crate::delivery::DeliveryFailure;
 use crate::domain::TaskId;
 use crate::plugins::{
-    Engine, FailureKind, Generation, LimitExceeded, Plugin, Sandbox, classify, describe, new_store,
+    Engine, FailureKind, Gate, Generation, HostFault, LimitExceeded, Plugin, Sandbox, classify, describe,
+    new_store, shorten,
 };
 
 /// Longest that a guest gets between being told to end and its end.
 const GRACE: Duration = Duration::from_secs(5);
+/// How much of what a guest says of a failure is kept.
+const SAID: usize = 2_048;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,7 @@ pub(super) async fn http(
 ) -> Outcome {
     let Some(role) = &generation.roles.http else { return Outcome::Failed };
     let id: Arc<str> = call.exchange.as_str().into();
+    let peer_gone = closing.peer_gone.clone();
     let mut run = Run::begin(engine, services, plugin, closing, id, Some(responder), HashSet::new());
     let request = types::HttpRequest {
         exchange: call.exchange,
@@ -72,15 +76,15 @@ pub(super) async fn http(
     let timeout = run.plugin.settings.limits.exchange_timeout;
     let store = &mut run.store;
     let handled = bounded(timeout, async {
-        let instance = generation.pre().instantiate_async(&mut *store).await?;
+        let instance = instantiate(generation, store).await?;
         let exports = role.load(&mut *store, &instance)?;
         exports.plugway_gateway_http().call_handle(&mut *store, &request).await
     })
     .await;
     let answered = run.is_answered();
-    let outcome = run.end("http", handled.as_ref().err());
+    let outcome = run.end(&run.plugin.requests, peer_gone.is_cancelled(), handled.as_ref().err());
     if let Ok(Err(reason)) = &handled {
-        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {reason}");
+        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {}", shorten(reason, SAID));
     } else if handled.is_ok() && !answered {
         tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, "the plugin returned without an answer");
     }
@@ -106,12 +110,12 @@ pub(super) async fn deliver(
     let timeout = run.plugin.settings.limits.exchange_timeout;
     let store = &mut run.store;
     let delivered = bounded(timeout, async {
-        let instance = generation.pre().instantiate_async(&mut *store).await?;
+        let instance = instantiate(generation, store).await?;
         let exports = role.load(&mut *store, &instance)?;
         exports.plugway_gateway_delivery().call_deliver(&mut *store, &task.to_string(), &address).await
     })
     .await;
-    run.end("delivery", delivered.as_ref().err());
+    run.end(&run.plugin.deliveries, false, delivered.as_ref().err());
     match delivered {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Failure::Retry(_))) if closed.shutdown.is_cancelled() || closed.replaced.is_cancelled() => {
@@ -119,7 +123,7 @@ pub(super) async fn deliver(
             Err(DeliveryFailure::NotNow { after: Duration::ZERO, reason: "its generation was closed".into() })
         }
         Ok(Err(Failure::Retry(ms))) => Err(DeliveryFailure::Retry { after: Duration::from_millis(ms) }),
-        Ok(Err(Failure::Permanent(why))) => Err(DeliveryFailure::Permanent(why)),
+        Ok(Err(Failure::Permanent(why))) => Err(DeliveryFailure::Permanent(shorten(&why, SAID))),
         Err(error) => Err(DeliveryFailure::Broken(describe(&error))),
     }
 }
@@ -153,7 +157,7 @@ impl Run {
         responder: Option<Responder>,
         own_tasks: HashSet<TaskId>,
     ) -> Self {
-        let sandbox = Sandbox::new(engine, plugin.settings.clone(), id.clone());
+        let sandbox = Sandbox::new(engine, plugin.settings.clone(), plugin.memory.clone(), id.clone());
         let live = Live {
             services,
             plugin: plugin.clone(),
@@ -172,23 +176,37 @@ impl Run {
     }
 
     /// Counts and logs how the guest's call ended.
-    fn end(&self, role: &'static str, error: Option<&wasmtime::Error>) -> Outcome {
-        let peak = self.store.data().sandbox_ref().peak_memory().load(Ordering::Relaxed);
-        self.plugin.meters(role).record(self.began.elapsed(), peak);
+    fn end(&self, gate: &Gate, peer_gone: bool, error: Option<&wasmtime::Error>) -> Outcome {
+        gate.record(self.began.elapsed(), self.store.data().sandbox_ref().memory());
         let Some(error) = error else {
-            self.plugin.succeeded();
+            gate.succeeded();
             return Outcome::Returned;
         };
         let kind = classify(error);
         tracing::error!(
             plugin = %self.plugin.name(),
             exchange = %self.id,
-            role,
+            role = gate.role(),
             kind = kind.label(),
             "the plugin's exchange was ended: {}",
             describe(error)
         );
-        self.plugin.failed(kind);
-        if kind == FailureKind::Limit("wall_clock") { Outcome::TimedOut } else { Outcome::Failed }
+        let timed_out = kind == FailureKind::Limit("wall_clock");
+        // A client that reads too slowly, or has gone, is no fault of the plugin's.
+        let blamed = kind != FailureKind::Host && !(timed_out && peer_gone);
+        gate.failed(kind, blamed);
+        if timed_out { Outcome::TimedOut } else { Outcome::Failed }
     }
+}
+
+/// An instance of its own. That there is none to be had is no fault of the plugin's.
+async fn instantiate(
+    generation: &Generation<Exchange>,
+    store: &mut Store<Exchange>,
+) -> wasmtime::Result<Instance> {
+    let instance = generation.pre().instantiate_async(store).await;
+    instance.map_err(|error| match classify(&error) {
+        FailureKind::Limit(_) => error,
+        _ => HostFault(format!("no instance to be had: {}", describe(&error))).into(),
+    })
 }

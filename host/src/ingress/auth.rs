@@ -1,17 +1,21 @@
 //! Who may come in: Bearer keys, compared in constant time.
 //!
-//! Invariant: without keys nobody but this machine gets in; with keys nobody without one does.
+//! Invariant: without keys nobody but programs of this machine get in, nor a page that a browser on it shows; with keys
+//! nobody without one does. No key reaches a plugin.
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use crate::egress::{Secret, SecretRef};
+use crate::plugins::Access;
 
 /// Shortest key that is accepted, in characters.
 const SHORTEST_KEY: usize = 16;
+/// What proxies add to a request that they pass on, beside `x-forwarded-…`.
+const OF_PROXIES: [&str; 3] = ["forwarded", "via", "x-real-ip"];
 
 /// `[auth]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -49,15 +53,22 @@ pub(crate) struct Auth {
     keys: Vec<Secret>,
     admin_keys: Vec<Secret>,
     loopback: bool,
+    /// Pages that may call where there are no keys.
+    origins: Vec<String>,
 }
 
 impl Auth {
     /// Reads the keys, and refuses an address that needs some where there are none.
-    pub(crate) fn new(config: &AuthConfig, listen: SocketAddr) -> Result<Self, AuthError> {
+    pub(crate) fn new(
+        config: &AuthConfig,
+        listen: SocketAddr,
+        origins: &[String],
+    ) -> Result<Self, AuthError> {
         let auth = Self {
             keys: read_keys("keys", &config.keys)?,
             admin_keys: read_keys("admin_keys", &config.admin_keys)?,
             loopback: listen.ip().is_loopback(),
+            origins: origins.to_vec(),
         };
         if !auth.loopback && auth.keys.is_empty() {
             return Err(AuthError::PublicWithoutKeys(listen));
@@ -68,12 +79,14 @@ impl Auth {
     /// Lets a caller in, and tells the name of the key that it showed; none where no keys are configured.
     pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         if self.keys.is_empty() {
-            return Ok(None);
+            return self.local(headers).map(|()| None);
         }
-        match find(&self.keys, headers).or_else(|| find(&self.admin_keys, headers)) {
-            Some(index) => Ok(Some(format!("key-{}", index + 1))),
-            None => Err(ApiError::unauthorized()),
-        }
+        let named = |list: &[Secret], name: &str| {
+            find(list, headers).map(|index| Some(format!("{name}-{}", index + 1)))
+        };
+        named(&self.keys, "key")
+            .or_else(|| named(&self.admin_keys, "admin"))
+            .ok_or_else(ApiError::unauthorized)
     }
 
     /// Lets an operator in.
@@ -81,19 +94,54 @@ impl Auth {
         if !self.admin_keys.is_empty() {
             return find(&self.admin_keys, headers).map(|_| ()).ok_or_else(ApiError::unauthorized);
         }
-        if !self.loopback {
-            return Err(ApiError::forbidden("administration over a public address needs auth.admin_keys"));
+        if !self.loopback || !self.keys.is_empty() {
+            return Err(ApiError::forbidden(
+                "administration needs a key of its own: set auth.admin_keys, and send one of them",
+            ));
         }
-        if !self.keys.is_empty() {
-            return self.caller(headers).map(|_| ());
-        }
-        // No keys at all, this machine only. A browser on it may still be led here by somebody's page.
-        if names_loopback(headers) && !headers.contains_key(header::ORIGIN) {
+        // No keys at all, this machine only. A browser on it may still be led here by somebody's page, and a proxy on it
+        // by anybody.
+        let forwarded = headers
+            .keys()
+            .any(|name| OF_PROXIES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-"));
+        if names_loopback(headers) && !headers.contains_key(header::ORIGIN) && !forwarded {
             Ok(())
         } else {
             Err(ApiError::forbidden(
                 "without auth.admin_keys, administration is for programs on this machine only",
             ))
+        }
+    }
+
+    /// Whether a value of the header `Authorization` is the gateway's own business, and none of a plugin's: what opened
+    /// a route, or any key.
+    pub(crate) fn is_own(&self, access: Access, value: &HeaderValue) -> bool {
+        if access == Access::Key && !self.keys.is_empty() {
+            return true;
+        }
+        let Ok(value) = value.to_str() else { return false };
+        let shown = value.split_once(' ').map_or(value, |(_, shown)| shown).trim();
+        // All are compared, whichever fits.
+        let all = self.keys.iter().chain(&self.admin_keys);
+        all.fold(false, |found, key| found | key.matches(shown) | key.matches(value))
+    }
+
+    /// Lets programs of this machine in, where there are no keys. A browser on it may be led here by anybody's page: by
+    /// a name that resolves to this machine, or by a request from that page.
+    fn local(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if !names_loopback(headers) {
+            return Err(ApiError::forbidden(
+                "without auth.keys, the gateway is for this machine: call it as 127.0.0.1 or localhost, or set auth.keys",
+            ));
+        }
+        let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+        match (text(header::ORIGIN), text(header::HOST)) {
+            (None, _) => Ok(()),
+            (Some(origin), _) if self.origins.iter().any(|own| own == origin) => Ok(()),
+            (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(&format!("http://{host}")) => Ok(()),
+            (Some(origin), _) => Err(ApiError::forbidden(format!(
+                "pages of {origin:?} may not call; list it in cors.origins, or set auth.keys"
+            ))),
         }
     }
 }
@@ -137,4 +185,77 @@ fn names_loopback(headers: &HeaderMap) -> bool {
         None => host.split(':').next().unwrap_or(""),
     };
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "a-key-of-callers-0123456789";
+    const ADMIN_KEY: &str = "a-key-of-the-operator-0123456789";
+
+    fn auth(keys: &[&str], admin_keys: &[&str]) -> Auth {
+        let refs = |keys: &[&str]| keys.iter().map(|key| SecretRef::parse(key).unwrap()).collect();
+        let config = AuthConfig { keys: refs(keys), admin_keys: refs(admin_keys) };
+        Auth::new(&config, "127.0.0.1:8080".parse().unwrap(), &["https://chat.example.org".into()]).unwrap()
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn without_keys_only_programs_of_this_machine_and_known_pages_come_in() {
+        let auth = auth(&[], &[]);
+        for host in ["127.0.0.1:8080", "localhost:8080", "LOCALHOST", "[::1]:8080", "127.0.0.1"] {
+            assert_eq!(auth.caller(&headers(&[("host", host)])).unwrap(), None, "{host}");
+        }
+        for host in ["rebound.example.org", "192.168.1.2:8080", "127.0.0.1.example.org", ""] {
+            assert!(auth.caller(&headers(&[("host", host)])).is_err(), "{host}");
+        }
+        assert!(auth.caller(&HeaderMap::new()).is_err());
+        let from = |origin| auth.caller(&headers(&[("host", "localhost:8080"), ("origin", origin)]));
+        assert!(from("http://localhost:8080").is_ok() && from("https://chat.example.org").is_ok());
+        for origin in ["https://evil.example.org", "null", "http://localhost:3000", "https://localhost:8080"]
+        {
+            assert!(from(origin).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn without_keys_nobody_administers_through_a_proxy() {
+        let auth = auth(&[], &[]);
+        let local = ("host", "127.0.0.1:8080");
+        assert!(auth.admin(&headers(&[local])).is_ok());
+        for name in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "origin"] {
+            assert!(auth.admin(&headers(&[local, (name, "203.0.113.7")])).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn callers_keys_do_not_administer() {
+        let bearer =
+            |key: &str| headers(&[("host", "localhost"), ("authorization", &format!("Bearer {key}"))]);
+        let without = auth(&[KEY], &[]);
+        let refused = without.admin(&bearer(KEY)).unwrap_err();
+        assert_eq!(refused.status(), http::StatusCode::FORBIDDEN);
+        let with = auth(&[KEY], &[ADMIN_KEY]);
+        assert!(with.admin(&bearer(KEY)).is_err() && with.admin(&bearer(ADMIN_KEY)).is_ok());
+        assert_eq!(with.caller(&bearer(KEY)).unwrap().as_deref(), Some("key-1"));
+        assert_eq!(with.caller(&bearer(ADMIN_KEY)).unwrap().as_deref(), Some("admin-1"));
+    }
+
+    #[test]
+    fn the_gateways_keys_are_its_own_business() {
+        let auth = auth(&[KEY], &[ADMIN_KEY]);
+        let own = |access, value: &str| auth.is_own(access, &HeaderValue::from_str(value).unwrap());
+        for value in [format!("Bearer {KEY}"), format!("bearer  {ADMIN_KEY}"), KEY.to_owned()] {
+            assert!(own(Access::Plugin, &value) && own(Access::Key, &value), "{value}");
+        }
+        assert!(own(Access::Key, "Basic Zm9vOmJhcg=="));
+        assert!(!own(Access::Plugin, "Basic Zm9vOmJhcg==") && !own(Access::Plugin, "Bearer of-the-platform"));
+    }
 }

@@ -1,43 +1,41 @@
 //! From a request that no native route took to the plugin that has its path, and back.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
 use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
-use super::{App, RequestId};
-use crate::exchanges::{HttpCall, HttpFailure};
-use crate::plugins::{Access, Found, RouteKind};
+use super::{App, RequestId, client};
+use crate::exchanges::{Exchange, HttpCall, HttpFailure};
+use crate::plugins::{Access, Endpoint, Found, RouteKind, is_reserved};
+
+/// How long a request waits for plugins that load while the gateway starts.
+const LOADING: Duration = Duration::from_secs(2);
+
+/// Parameters of a route, decoded.
+type Params = Vec<(String, String)>;
 
 /// Answers whatever is not the host's own.
 pub(super) async fn dispatch(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
-    match answer(&app, request).await {
+    let (parts, mut body) = request.into_parts();
+    match answer(&app, &parts, &mut body).await {
         Ok(response) => response,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            app.bodies.linger(&parts.headers, body);
+            error.into_response()
+        }
     }
 }
 
-async fn answer(app: &App, request: Request<Body>) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let (endpoint, params) = {
-        let snapshot = app.exchanges.catalogue().snapshot();
-        match snapshot.routes.find(parts.method.as_str(), parts.uri.path()) {
-            Found::Endpoint(endpoint, params) => (endpoint.clone(), decode(params)?),
-            Found::MethodNotAllowed(methods) => {
-                return Err(ApiError::method_not_allowed(parts.method.as_str(), &methods));
-            }
-            Found::None => {
-                return Err(ApiError::not_found(format!("nothing is served at {}", parts.uri.path())));
-            }
-        }
-    };
+async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+    let (endpoint, params) = find(app, parts).await?;
     let caller = match endpoint.access {
         Access::Key => app.auth.caller(&parts.headers)?,
         Access::Plugin => None,
@@ -45,57 +43,69 @@ async fn answer(app: &App, request: Request<Body>) -> Result<Response, ApiError>
     if endpoint.kind == RouteKind::Websocket {
         return Err(ApiError::not_implemented("this gateway serves no WebSocket routes of plugins"));
     }
-    let body = read_body(app, &parts.headers, body).await?;
+    let busy = |after| ApiError::unavailable("busy; try again later", after);
+    if let Some(left) = endpoint.plugin.requests.aside_for() {
+        return Err(busy(left));
+    }
+    let body = app.bodies.read(&parts.headers, body).await?;
     let exchange = parts.extensions.get::<RequestId>().map(|id| id.0.to_string()).unwrap_or_default();
-    let peer = parts.extensions.get::<SocketAddr>().copied();
+    let peer = parts.extensions.get::<SocketAddr>();
+    let client = peer.map(|peer| client::address(*peer, &parts.headers, &app.limits.trusted_proxies));
     let call = HttpCall {
         exchange,
         params,
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),
-        client: client_address(app, peer, &parts.headers),
-        headers: readable(&parts.headers),
-        body,
+        client: client.map(|client| client.to_string()).unwrap_or_default(),
+        headers: shown_headers(app, endpoint.access, &parts.headers),
+        body: body.bytes,
+        body_permit: body.permit,
         caller,
     };
     match app.exchanges.http(&endpoint, call).await {
         Ok(response) => Ok(response.map(Body::new)),
-        Err(HttpFailure::Refused(after)) => Err(ApiError::unavailable("busy; try again later", after)),
+        Err(HttpFailure::Refused(after)) => Err(busy(after)),
         Err(HttpFailure::TimedOut) => Err(ApiError::timed_out("no answer within the time limit")),
         Err(HttpFailure::Failed) => Err(ApiError::internal()),
     }
 }
 
-/// The whole body, within its bounds of size and time.
-async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let bound = usize::try_from(app.limits.body.as_u64()).unwrap_or(usize::MAX);
-    let too_large =
-        || ApiError::too_large("body", format!("the body is larger than {} (limits.body)", app.limits.body));
-    let declared =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|declared| declared > bound) {
-        return Err(too_large());
+/// Who answers the request. While plugins load for the first time, it waits for them a little.
+async fn find(app: &App, parts: &Parts) -> Result<(Endpoint<Exchange>, Params), ApiError> {
+    let path = parts.uri.path();
+    let nothing = || ApiError::not_found(format!("nothing is served at {path}"));
+    // A plugin's `/{anything}` does not reach what is the host's own, served or not.
+    if is_reserved(path) {
+        return Err(nothing());
     }
-    if declared == Some(0) || (declared.is_none() && !headers.contains_key(header::TRANSFER_ENCODING)) {
-        return Ok(Bytes::new());
+    let catalogue = app.exchanges.catalogue();
+    // Asked before looking, so that what was looked at is known to be all.
+    let loaded = catalogue.is_loaded();
+    if let Some(found) = look_up(app, parts)? {
+        return Ok(found);
     }
-    let collected = tokio::time::timeout(app.limits.body_timeout, Limited::new(body, bound).collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(ApiError::bad_request("body", format!("the body can't be read: {error}"))),
-        Err(_) => {
-            let limit: Duration = app.limits.body_timeout;
-            let limit = humantime::format_duration(limit);
-            Err(ApiError::request_timeout(format!(
-                "the body did not come within {limit} (limits.body_timeout)"
-            )))
-        }
+    if loaded {
+        return Err(nothing());
+    }
+    if tokio::time::timeout(LOADING, catalogue.wait_loaded()).await.is_ok() {
+        return look_up(app, parts)?.ok_or_else(nothing);
+    }
+    let message = "plugins are still being loaded; try again later";
+    look_up(app, parts)?.ok_or_else(|| ApiError::unavailable(message, LOADING))
+}
+
+fn look_up(app: &App, parts: &Parts) -> Result<Option<(Endpoint<Exchange>, Params)>, ApiError> {
+    let method = parts.method.as_str();
+    let snapshot = app.exchanges.catalogue().snapshot();
+    match snapshot.routes.find(method, parts.uri.path()) {
+        Found::Endpoint(endpoint, params) => Ok(Some((endpoint.clone(), decode(params)?))),
+        Found::MethodNotAllowed(methods) => Err(ApiError::method_not_allowed(method, &methods)),
+        Found::None => Ok(None),
     }
 }
 
-fn decode(params: Vec<(String, &str)>) -> Result<Vec<(String, String)>, ApiError> {
+fn decode(params: Vec<(String, &str)>) -> Result<Params, ApiError> {
     let decoded = params.into_iter().map(|(name, value)| {
         let value = percent_decode_str(value)
             .decode_utf8()
@@ -105,23 +115,13 @@ fn decode(params: Vec<(String, &str)>) -> Result<Vec<(String, String)>, ApiError
     decoded.collect()
 }
 
-/// Headers that are text; others can't reach a plugin.
-fn readable(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+/// Headers that a plugin may see: those that are text, without the gateway's own keys.
+fn shown_headers(app: &App, access: Access, headers: &HeaderMap) -> Vec<(String, String)> {
+    let shown = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        if name == header::AUTHORIZATION && app.auth.is_own(access, value) {
+            return None;
+        }
         Some((name.as_str().to_owned(), std::str::from_utf8(value.as_bytes()).ok()?.to_owned()))
     };
-    headers.iter().filter_map(text).collect()
-}
-
-/// The peer's address, or what the proxies that the operator trusts say of it.
-fn client_address(app: &App, peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
-    let Some(peer) = peer.map(|peer| peer.ip().to_canonical()) else { return String::new() };
-    let trusted = |ip: &IpAddr| app.limits.trusted_proxies.iter().any(|net| net.contains(ip));
-    if !trusted(&peer) {
-        return peer.to_string();
-    }
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<IpAddr> =
-        forwarded.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
-    hops.iter().rev().find(|hop| !trusted(hop)).or(hops.first()).unwrap_or(&peer).to_string()
+    headers.iter().filter_map(shown).collect()
 }

@@ -38,6 +38,12 @@ impl ApiError {
         }))
     }
 
+    /// What it will be answered with.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
     /// 400: a part of the request is wrong.
     pub(crate) fn bad_request(param: &str, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);

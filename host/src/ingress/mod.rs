@@ -2,6 +2,8 @@
 
 mod admin;
 mod auth;
+mod body;
+mod client;
 mod deadline;
 mod dispatch;
 mod error;
@@ -23,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::domain::Clock;
 use crate::exchanges::Exchanges;
@@ -43,6 +45,8 @@ const COMPRESS_ABOVE: u64 = 1_024;
 pub struct HttpLimits {
     /// Body of a request.
     pub body: ByteSize,
+    /// Bodies of all requests under way together.
+    pub bodies: ByteSize,
     /// How long a body may take to arrive.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
@@ -112,6 +116,16 @@ pub enum IngressError {
         #[source]
         error: std::io::Error,
     },
+    /// Bounds that exclude each other.
+    #[error(
+        "limits.bodies: {bodies} is less than limits.body ({body}), so that a body of that size never gets in; raise the one or lower the other"
+    )]
+    Bodies {
+        /// Of all bodies.
+        bodies: ByteSize,
+        /// Of one.
+        body: ByteSize,
+    },
     /// An origin.
     #[error("cors.origins: {0:?} is no origin, as \"https://chat.example.org\"")]
     Origin(String),
@@ -126,6 +140,7 @@ struct App {
     metrics: crate::telemetry::Metrics,
     clock: Clock,
     auth: auth::Auth,
+    bodies: body::Bodies,
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
     stop: CancellationToken,
@@ -170,7 +185,8 @@ impl Ingress {
         stop: CancellationToken,
         wrap_up: CancellationToken,
     ) -> Result<Self, IngressError> {
-        let auth = auth::Auth::new(&config.auth, config.listen)?;
+        let auth = auth::Auth::new(&config.auth, config.listen, &config.cors.origins)?;
+        check_limits(&config.limits)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
@@ -184,6 +200,7 @@ impl Ingress {
             metrics: parts.metrics,
             clock: parts.clock,
             auth,
+            bodies: body::Bodies::new(limits.clone(), wrap_up.clone()),
             limits: limits.clone(),
             stream: config.stream,
             stop: stop.clone(),
@@ -209,12 +226,20 @@ impl Ingress {
     }
 }
 
-/// Checks the keys, and that the address does not need others, without serving.
+/// Checks the keys, that the address does not need others, and the limits, without serving.
 ///
 /// # Errors
-/// [`AuthError`].
-pub fn check_auth(config: &AuthConfig, listen: SocketAddr) -> Result<(), AuthError> {
-    auth::Auth::new(config, listen).map(|_| ())
+/// [`IngressError`].
+pub fn check(auth: &AuthConfig, listen: SocketAddr, limits: &HttpLimits) -> Result<(), IngressError> {
+    auth::Auth::new(auth, listen, &[])?;
+    check_limits(limits)
+}
+
+fn check_limits(limits: &HttpLimits) -> Result<(), IngressError> {
+    if limits.bodies < limits.body {
+        return Err(IngressError::Bodies { bodies: limits.bodies, body: limits.body });
+    }
+    Ok(())
 }
 
 fn routes(app: Arc<App>, cors: &CorsConfig) -> Result<Router, IngressError> {
@@ -264,12 +289,8 @@ fn cors_layer(config: &CorsConfig) -> Result<Option<CorsLayer>, IngressError> {
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("idempotency-key"),
-        ])
+        // SDKs in browsers send headers of their own (x-stainless-…). The origin decides, not they.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
         .max_age(Duration::from_secs(600));
     Ok(Some(layer))

@@ -2,6 +2,7 @@
 //!
 //! Merging and dropping for a reader that lags happens here and nowhere else, and never to a replay.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -69,6 +70,12 @@ pub(super) async fn stream(
             .map(|cursor| cursor.position)
             .ok_or_else(|| ApiError::bad_request("Last-Event-ID", "Last-Event-ID is no id of this stream"))?,
     };
+    if record.end.as_ref().is_some_and(|end| after >= end.position) {
+        // It has everything: "no content" makes an EventSource stop coming back.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
     let follower = app.hub.follow(id, after);
     let mut response = Response::new(Body::from_stream(frames(app, follower)));
     let headers = response.headers_mut();
@@ -92,26 +99,33 @@ fn frames(
         loop {
             let step = tokio::select! {
                 biased;
-                step = follower.next(&mut batch, BATCH) => step,
+                // First, since events that are not shown may come without end.
                 _ = heartbeat.tick() => {
                     let now = format_time(app.clock.now_ms());
                     yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
                     continue;
                 }
+                step = follower.next(&mut batch, BATCH) => step,
                 () = app.wrap_up.cancelled() => return,
             };
             match step {
                 Ok(Step::Events { replayed, behind }) => {
                     let lags = !replayed && batch.len() + behind > LAGS;
-                    for piece in encode(&batch, lags) {
+                    let pieces = encode(&batch, lags);
+                    let shown = !pieces.is_empty();
+                    for piece in pieces {
                         yield Ok(piece);
                     }
                     batch.clear();
+                    if shown {
+                        heartbeat.reset();
+                    }
                 }
                 Ok(Step::Gap { attempt, first, last }) => {
                     yield Ok(Bytes::from(format!(
                         "event: gap\ndata: {{\"attempt\":{attempt},\"first\":{first},\"last\":{last}}}\n\n"
                     )));
+                    heartbeat.reset();
                 }
                 Ok(Step::Ended) => return,
                 Err(error) => {
@@ -120,7 +134,6 @@ fn frames(
                     return;
                 }
             }
-            heartbeat.reset();
         }
     }
 }
@@ -207,7 +220,10 @@ fn frame(event: &Event) -> Bytes {
         | Kind::Failed => (event.kind.as_str(), &*event.data),
         Kind::Progress | Kind::Other(_) => return Bytes::new(),
     };
-    let data = serde_json::from_str::<&RawValue>(data).ok().filter(|data| data.get() != "{}");
+    // In JSON a line break is only ever white space between tokens; on this wire it would end the field.
+    let data: Cow<'_, str> =
+        if data.contains(['\n', '\r']) { data.replace(['\n', '\r'], " ").into() } else { data.into() };
+    let data = serde_json::from_str::<&RawValue>(&data).ok().filter(|data| data.get() != "{}");
     let timestamp = format_time(event.at_ms);
     let progress = Progress { task_id: event.task, progress_type, data, timestamp };
     let mut frame = format!("id: {}\nevent: progress\ndata: ", event.cursor()).into_bytes();
@@ -235,5 +251,30 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         metrics::gauge!("plugway_streams_open").decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::SessionId;
+
+    #[test]
+    fn line_breaks_in_data_do_not_break_the_frame() {
+        let event = Event {
+            task: TaskId::new(),
+            session: SessionId::fresh(""),
+            position: Position { attempt: 1, seq: 2 },
+            kind: Kind::Thinking,
+            at_ms: 0,
+            data: "{\r\n  \"thought\": \"one\\ntwo\",\n  \"step\": 12345678901234567890123\n}\r".into(),
+        };
+        let frame = frame(&event);
+        let text = std::str::from_utf8(&frame).unwrap();
+        let lines: Vec<&str> = text.split(['\n', '\r']).collect();
+        assert_eq!(lines.len(), 5, "{text:?}");
+        assert!(lines[2].starts_with("data: {") && lines[3..] == ["", ""], "{text:?}");
+        assert!(lines[2].contains("12345678901234567890123") && lines[2].contains("one\\ntwo"), "{text:?}");
+        serde_json::from_str::<serde_json::Value>(&lines[2][6..]).unwrap();
     }
 }

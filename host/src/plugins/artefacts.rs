@@ -87,7 +87,9 @@ impl ArtefactCache {
         let mut file = fs::File::create(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        self.prune();
+        Ok(())
     }
 
     fn prune(&self) {

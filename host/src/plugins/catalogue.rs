@@ -164,7 +164,11 @@ impl<T: Guest> Catalogue<T> {
             let number = entry.serving.as_ref().map_or(0, |generation| generation.number);
             metrics::gauge!("plugway_plugin_generation", "plugin" => name.to_string()).set(number as f64);
         }
-        self.shared.snapshot.store(Arc::new(snapshot));
+        let before = self.shared.snapshot.swap(Arc::new(snapshot));
+        let now = self.shared.snapshot.load();
+        for name in before.plugins.keys().filter(|name| !now.plugins.contains_key(*name)) {
+            metrics::gauge!("plugway_plugin_generation", "plugin" => name.to_string()).set(0.0);
+        }
     }
 
     /// Says that every file present at start was looked at once.

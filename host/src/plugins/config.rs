@@ -15,6 +15,8 @@ use crate::egress::{Origin, SecretRef};
 pub struct Limits {
     /// Linear memory of one exchange.
     pub memory: ByteSize,
+    /// Linear memory of all exchanges of the plugin together.
+    pub memory_total: ByteSize,
     /// CPU time between two waits.
     #[serde(with = "humantime_serde")]
     pub cpu_per_step: Duration,
@@ -45,6 +47,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsOverride {
     memory: Option<ByteSize>,
+    memory_total: Option<ByteSize>,
     #[serde(with = "humantime_serde::option")]
     cpu_per_step: Option<Duration>,
     #[serde(with = "humantime_serde::option")]
@@ -61,10 +64,37 @@ pub struct LimitsOverride {
 }
 
 impl Limits {
+    /// What no type can say.
+    ///
+    /// # Errors
+    /// The key that is wrong, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let positive = [
+            ("memory", self.memory.as_u64()),
+            ("memory_total", self.memory_total.as_u64()),
+            ("exchanges", self.exchanges as u64),
+            ("traps", self.traps.into()),
+            ("file", self.file.as_u64()),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err((key, "must be more than nothing"));
+        }
+        let durations = [
+            ("cpu_per_step", self.cpu_per_step),
+            ("exchange_timeout", self.exchange_timeout),
+            ("trap_window", self.trap_window),
+        ];
+        match durations.into_iter().find(|(_, value)| value.is_zero()) {
+            Some((key, _)) => Err((key, "must be longer than nothing")),
+            None => Ok(()),
+        }
+    }
+
     /// These limits, with what the plugin's own table says put over them.
     pub fn with(&self, own: &LimitsOverride) -> Self {
         Self {
             memory: own.memory.unwrap_or(self.memory),
+            memory_total: own.memory_total.unwrap_or(self.memory_total),
             cpu_per_step: own.cpu_per_step.unwrap_or(self.cpu_per_step),
             exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
             exchanges: own.exchanges.unwrap_or(self.exchanges),

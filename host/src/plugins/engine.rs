@@ -14,6 +14,8 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 /// Length of a tick of the CPU limit.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// Instances beside those of exchanges, for components that are being loaded.
+const PROBES: u32 = 2;
 /// Ticks without a guest before the ticker sleeps: waking it costs more than a tick, so it is not done per request.
 const LINGER: u32 = 100;
 /// Stack that a guest's own calls may use; deeper recursion traps.
@@ -92,7 +94,7 @@ impl Engine {
     /// The machine refuses the address space, or a thread.
     pub fn new(config: &EngineConfig, largest_memory: usize) -> Result<Self, EngineError> {
         let slots = affordable_slots(config.exchanges);
-        let engine = wasmtime::Engine::new(&settings(slots, largest_memory)).map_err(|error| {
+        let engine = wasmtime::Engine::new(&settings(slots + PROBES, largest_memory)).map_err(|error| {
             let memory = bytesize::ByteSize(largest_memory as u64);
             EngineError::NoRoom { slots, memory, reason: super::failure::describe(&error) }
         })?;

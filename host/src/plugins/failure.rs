@@ -9,9 +9,9 @@ use super::sandbox::LimitExceeded;
 pub enum FailureKind {
     /// A limit of the plugin's.
     Limit(&'static str),
-    /// A trap: panic, out of bounds, stack overflow.
+    /// A trap: panic, out of bounds, stack overflow, or a call that the contract does not allow.
     Trap,
-    /// The host could not make an instance.
+    /// The host's own fault: no instance to be had, the store unavailable.
     Host,
 }
 
@@ -26,16 +26,19 @@ impl FailureKind {
     }
 }
 
+/// An exchange was ended for a fault that is not the plugin's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HostFault(pub String);
+
 /// Tells what kind of failure an error is.
 pub fn classify(error: &Error) -> FailureKind {
     if let Some(limit) = error.downcast_ref::<LimitExceeded>() {
         FailureKind::Limit(limit.label())
-    } else if error.downcast_ref::<Trap>().is_some()
-        || error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some()
-    {
-        FailureKind::Trap
-    } else {
+    } else if error.downcast_ref::<HostFault>().is_some() {
         FailureKind::Host
+    } else {
+        FailureKind::Trap
     }
 }
 
@@ -60,4 +63,13 @@ pub fn describe(error: &Error) -> String {
         .collect();
     parts.dedup();
     parts.join(": ")
+}
+
+/// A text from a guest, cut to so many bytes.
+pub fn shorten(text: &str, bound: usize) -> String {
+    if text.len() <= bound {
+        return text.to_owned();
+    }
+    let cut = (0..=bound).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &text[..cut])
 }

@@ -13,6 +13,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::artefacts::{ArtefactCache, ContentHash, Origin};
 use super::bindings::PluginExports;
 use super::engine::Engine;
+use super::failure::shorten;
 use super::manifest::Manifest;
 use super::sandbox::{Guest, Sandbox, new_store};
 use super::settings::PluginSettings;
@@ -164,7 +165,7 @@ impl<T: Guest> Loader<T> {
 
     /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
     async fn probe(&self, settings: &Arc<PluginSettings>, pre: InstancePre<T>) -> Result<Manifest, String> {
-        let sandbox = Sandbox::new(&self.engine, settings.clone(), "load".into());
+        let sandbox = Sandbox::new(&self.engine, settings.clone(), Arc::default(), "load".into());
         let store = new_store(&self.engine, T::probe(sandbox));
         let config = settings.config_json.clone();
         let calls = self.engine.guests().spawn(async move {
@@ -202,7 +203,7 @@ async fn describe_and_check<T: Guest>(
         .call_check(&mut store, config)
         .await
         .map_err(|error| format!("`check` trapped: {}", quote(&error)))?
-        .map_err(|reason| format!("`check` refused the configuration: {reason}"))?;
+        .map_err(|reason| format!("`check` refused the configuration: {}", shorten(&reason, QUOTED)))?;
     Ok(manifest)
 }
 
@@ -290,13 +291,7 @@ fn speaks(version: &str) -> bool {
 
 /// The innermost message of an error and its outermost, which is what an author needs; backtraces are not.
 fn quote(error: &wasmtime::Error) -> String {
-    let mut text = super::failure::describe(error);
-    if text.len() > QUOTED {
-        let cut = (0..=QUOTED).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(cut);
-        text.push('…');
-    }
-    text
+    shorten(&super::failure::describe(error), QUOTED)
 }
 
 #[cfg(test)]

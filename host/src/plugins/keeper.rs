@@ -35,7 +35,8 @@ const RESCAN: Duration = Duration::from_secs(2);
 struct Stamp {
     len: u64,
     modified: Option<SystemTime>,
-    inode: u64,
+    /// Device, inode, and the time of the last change to either content or name.
+    identity: [i64; 4],
 }
 
 impl Stamp {
@@ -43,10 +44,18 @@ impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        let identity = {
+            use std::os::unix::fs::MetadataExt as _;
+            [
+                metadata.dev().cast_signed(),
+                metadata.ino().cast_signed(),
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+            ]
+        };
         #[cfg(not(unix))]
-        let inode = 0;
-        Some(Self { len: metadata.len(), modified: metadata.modified().ok(), inode })
+        let identity = [0; 4];
+        Some(Self { len: metadata.len(), modified: metadata.modified().ok(), identity })
     }
 }
 
@@ -216,7 +225,7 @@ impl<T: Guest> Keeper<T> {
             None => self.remove(name),
             Some(stamp) if self.plugins.get(name).is_some_and(|kept| kept.seen == Some(stamp)) => {}
             Some(_) => {
-                let _ = self.load(name).await;
+                let _ = self.load(name, false).await;
             }
         }
     }
@@ -225,27 +234,41 @@ impl<T: Guest> Keeper<T> {
         if let Some(kept) = self.plugins.remove(name) {
             tracing::info!(plugin = name, "plugin removed; requests in flight finish");
             drop(kept);
-            self.forget_refusals();
+            self.forget_refusals(name);
             self.publish();
         }
     }
 
-    /// Routes were given up: who was refused for them may be loaded now.
-    fn forget_refusals(&mut self) {
-        for kept in self.plugins.values_mut().filter(|kept| kept.entry.error.is_some()) {
-            kept.seen = None;
+    /// A plugin gave routes up: others that were refused for them may be loaded now.
+    fn forget_refusals(&mut self, by: &str) {
+        for (name, kept) in &mut self.plugins {
+            if name != by && kept.entry.error.is_some() {
+                kept.seen = None;
+            }
         }
     }
 
-    /// Loads a plugin's file and lets it serve, or notes why not.
-    async fn load(&mut self, name: &str) -> Result<(), String> {
+    /// Loads a plugin's file and lets it serve, or notes why not. What serves already is not loaded again, since that
+    /// would take the place of the generation to go back to; unless it is `wanted`.
+    async fn load(&mut self, name: &str, wanted: bool) -> Result<(), String> {
         let started = std::time::Instant::now();
         let path = self.path(name);
         self.kept(name, &path);
         let settings = self.settings.of(name);
         let loads = self.plugins.get(name).map_or(0, |kept| kept.loads) + 1;
         let stamp = Stamp::of(&path);
-        let result = match read_file(&path, settings.limits.file.as_u64()).await {
+        let read = read_file(&path, settings.limits.file.as_u64()).await;
+        if let (Ok((_, hash)), Some(kept), false) = (&read, self.plugins.get_mut(name), wanted)
+            && kept.entry.serving.as_ref().is_some_and(|serving| serving.hash == *hash)
+        {
+            tracing::debug!(plugin = name, "the file was touched, its content serves already");
+            kept.seen = stamp;
+            if kept.entry.error.take().is_some() {
+                self.publish();
+            }
+            return Ok(());
+        }
+        let result = match read {
             Ok((bytes, hash)) if settings.enabled => {
                 self.loader.load(&settings, loads, hash, bytes, self.clock.now_ms()).await
             }
@@ -272,7 +295,12 @@ impl<T: Guest> Keeper<T> {
                     "plugin loaded"
                 );
                 warn_of_missing_grants(&kept.entry.plugin, &generation);
+                let before = kept.entry.serving.as_ref().map(|serving| serving.manifest.routes.clone());
+                let gave_up = before.is_some_and(|before| before != generation.manifest.routes);
                 replace(kept, generation);
+                if gave_up {
+                    self.forget_refusals(name);
+                }
                 metrics::counter!("plugway_plugin_loads_total", "plugin" => name.to_owned(), "outcome" => "serving").increment(1);
                 Ok(())
             }
@@ -350,10 +378,9 @@ impl<T: Guest> Keeper<T> {
                 conflicts.push((name.clone(), reason));
             }
         }
-        if !conflicts.is_empty() {
-            // Can't happen: every generation was checked before it served. A table is not served half-built.
-            tracing::error!(?conflicts, "routes conflict; the routes before stay");
-            return;
+        for (name, reason) in conflicts {
+            // Every generation was checked before it served; should two conflict all the same, the others are served.
+            tracing::error!(plugin = name, "some of its routes are not served: {reason}");
         }
         let plugins = self
             .plugins
@@ -364,11 +391,11 @@ impl<T: Guest> Keeper<T> {
     }
 
     async fn carry_out(&mut self, name: &str, action: Action) -> Result<(), ActionError> {
-        if !self.plugins.contains_key(name) && !self.path(name).exists() {
+        if !is_name(name) || (!self.plugins.contains_key(name) && !self.path(name).exists()) {
             return Err(ActionError::Unknown(name.to_owned()));
         }
-        if action == Action::Reload || !self.plugins.contains_key(name) {
-            return self.load(name).await.map_err(ActionError::Refused);
+        if action == Action::Reload {
+            return self.load(name, true).await.map_err(ActionError::Refused);
         }
         let Some(kept) = self.plugins.get_mut(name) else {
             return Err(ActionError::Unknown(name.to_owned()));
@@ -401,7 +428,7 @@ impl<T: Guest> Keeper<T> {
             }
         }
         if action == Action::Disable {
-            self.forget_refusals();
+            self.forget_refusals(name);
         }
         tracing::info!(plugin = name, ?action, "done at the operator's request");
         self.publish();
@@ -411,6 +438,7 @@ impl<T: Guest> Keeper<T> {
 
 /// Lets another generation serve, and closes the oldest where too many live on.
 fn replace<T: Guest>(kept: &mut Kept<T>, generation: Arc<Generation<T>>) {
+    kept.entry.plugin.renewed();
     let before = kept.entry.serving.replace(generation.clone());
     // A generation that serves again is not to be closed.
     kept.old.retain(|old| !Arc::ptr_eq(old, &generation) && old.in_use.load(Ordering::Acquire) > 0);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: one exchange writes a bounded number of bytes; what exceeds them ends the exchange.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,7 +46,7 @@ impl GuestLog {
             return Err(LimitExceeded::Log(self.budget));
         }
         let (plugin, exchange) = (&*self.plugin, &*self.exchange);
-        let message = message.trim_end_matches(['\n', '\r']);
+        let message = one_line(message.trim_end_matches(['\n', '\r']));
         match level {
             Level::ERROR => tracing::error!(target: "plugin", plugin, exchange, "{message}"),
             Level::WARN => tracing::warn!(target: "plugin", plugin, exchange, "{message}"),
@@ -59,6 +60,23 @@ impl GuestLog {
     pub(crate) fn stream(self: &Arc<Self>, level: Level) -> LogStream {
         LogStream { log: self.clone(), level, pending: Arc::default() }
     }
+}
+
+/// A message as one line: what a plugin logs must not look like a line of the gateway's.
+fn one_line(message: &str) -> Cow<'_, str> {
+    let odd = |c: char| c.is_control() && c != '\t';
+    if !message.contains(odd) {
+        return message.into();
+    }
+    let mut line = String::with_capacity(message.len() + 16);
+    for c in message.chars() {
+        if odd(c) {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.into()
 }
 
 /// Standard output or error of a guest. Clones share the unfinished line.

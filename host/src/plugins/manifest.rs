@@ -71,6 +71,7 @@ impl Manifest {
         if raw.name.is_empty() {
             return Err("describe: `name` is empty".into());
         }
+        check_sizes(&raw)?;
         let routes = raw.routes.into_iter().map(Route::read).collect::<Result<Vec<_>, _>>()?;
         let origins = raw.origins.iter().map(|origin| origin.parse()).collect::<Result<Vec<Origin>, _>>();
         let origins = origins.map_err(|error| format!("describe: `origins`: {error}"))?;
@@ -119,6 +120,33 @@ impl Route {
         };
         Ok(Self { kind, access, method: raw.method, path: raw.path })
     }
+}
+
+/// What a description may hold: it is looked through at every change of any plugin.
+fn check_sizes(raw: &wit::Manifest) -> Result<(), String> {
+    const ENTRIES: usize = 256;
+    const TEXT: usize = 1_024;
+    const SCHEMA: usize = 256 << 10;
+    let lists =
+        [("routes", raw.routes.len()), ("origins", raw.origins.len()), ("secrets", raw.secrets.len())];
+    if let Some((name, len)) = lists.into_iter().find(|(_, len)| *len > ENTRIES) {
+        return Err(format!("describe: `{name}` has {len} entries, at most {ENTRIES} are allowed"));
+    }
+    let routes = raw.routes.iter().flat_map(|route| [("routes", &route.path), ("routes", &route.method)]);
+    let named = [("name", &raw.name), ("version", &raw.version), ("summary", &raw.summary)].into_iter();
+    let origins = raw.origins.iter().map(|origin| ("origins", origin));
+    let secrets = raw.secrets.iter().map(|secret| ("secrets", secret));
+    let mut texts = named.chain(routes).chain(origins).chain(secrets);
+    if let Some((name, text)) = texts.find(|(_, text)| text.len() > TEXT) {
+        return Err(format!(
+            "describe: `{name}` has a text of {} bytes, at most {TEXT} are allowed",
+            text.len()
+        ));
+    }
+    if raw.config_schema.len() > SCHEMA {
+        return Err(format!("describe: `config-schema` has more than {SCHEMA} bytes"));
+    }
+    Ok(())
 }
 
 /// Whether a path, mount included, is the host's own.

@@ -1,7 +1,7 @@
 //! A plugin as it lives on over its generations: settings, admission, and what its calls came to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,17 +18,30 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 pub struct Plugin {
     /// The operator's word on it.
     pub settings: Arc<PluginSettings>,
-    requests: Arc<Semaphore>,
-    deliveries: Arc<Semaphore>,
+    /// The way in for requests.
+    pub requests: Gate,
+    /// The way in for deliveries.
+    pub deliveries: Gate,
+    /// Linear memory of all its exchanges, in bytes.
+    pub(crate) memory: Arc<AtomicU64>,
+}
+
+/// The way in for one role's calls: how many at once, whether the role rests, and where its calls are counted. A role
+/// whose calls fail does not keep the other's from running, nor does the other's success clear it.
+#[derive(Debug)]
+pub struct Gate {
+    plugin: Arc<str>,
+    role: &'static str,
+    permits: Arc<Semaphore>,
     waiting: AtomicUsize,
+    most_waiting: usize,
     breaker: Breaker,
-    http: Meters,
-    delivery: Meters,
+    meters: Meters,
 }
 
 /// Where a role's calls are counted; looked up once, since looking up costs more than counting.
 #[derive(Clone)]
-pub struct Meters {
+struct Meters {
     seconds: metrics::Histogram,
     memory: metrics::Histogram,
 }
@@ -47,8 +60,7 @@ impl Meters {
         }
     }
 
-    /// Counts an exchange that ended.
-    pub fn record(&self, lasted: Duration, peak_memory: u64) {
+    fn record(&self, lasted: Duration, peak_memory: u64) {
         self.seconds.record(lasted.as_secs_f64());
         self.memory.record(peak_memory as f64);
     }
@@ -73,18 +85,12 @@ impl Refusal {
 }
 
 impl Plugin {
-    /// A plugin with its admission open.
+    /// A plugin with its gates open.
     pub fn new(settings: Arc<PluginSettings>) -> Self {
-        let limits = &settings.limits;
-        Self {
-            requests: Arc::new(Semaphore::new(limits.exchanges.min(Semaphore::MAX_PERMITS))),
-            deliveries: Arc::new(Semaphore::new(limits.exchanges.min(Semaphore::MAX_PERMITS))),
-            waiting: AtomicUsize::new(0),
-            breaker: Breaker::new(limits.traps, limits.trap_window),
-            http: Meters::of(&settings.name, "http"),
-            delivery: Meters::of(&settings.name, "delivery"),
-            settings,
-        }
+        let requests = Gate::new(&settings, "http", settings.limits.waiting);
+        // The outbox bounds the deliveries that wait.
+        let deliveries = Gate::new(&settings, "delivery", usize::MAX);
+        Self { requests, deliveries, memory: Arc::default(), settings }
     }
 
     /// Its name to the operator.
@@ -92,41 +98,60 @@ impl Plugin {
         &self.settings.name
     }
 
-    /// Lets a request in, waiting for another to end where too many run. The permit must outlive the instance.
+    /// How long one of its roles still rests, if one does.
+    pub fn aside_for(&self) -> Option<Duration> {
+        self.requests.aside_for().max(self.deliveries.aside_for())
+    }
+
+    /// Another generation serves: what the one before did is forgotten.
+    pub fn renewed(&self) {
+        self.requests.breaker.succeeded();
+        self.deliveries.breaker.succeeded();
+    }
+}
+
+impl Gate {
+    fn new(settings: &PluginSettings, role: &'static str, most_waiting: usize) -> Self {
+        let limits = &settings.limits;
+        Self {
+            plugin: settings.name.clone(),
+            role,
+            permits: Arc::new(Semaphore::new(limits.exchanges.min(Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
+            most_waiting,
+            breaker: Breaker::new(limits.traps, limits.trap_window),
+            meters: Meters::of(&settings.name, role),
+        }
+    }
+
+    /// Lets a call in, waiting for another to end where too many run. The permit must outlive the instance.
     ///
     /// # Errors
-    /// [`Refusal`]: answer 503 with `Retry-After`.
-    pub async fn admit_request(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    /// [`Refusal`]: answer 503 with `Retry-After`; a delivery stays in the outbox.
+    pub async fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         if let Some(left) = self.breaker.aside_for() {
             return Err(Refusal::Aside(left));
         }
-        if let Ok(permit) = self.requests.clone().try_acquire_owned() {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let _waiting =
-            Waiting::begin(&self.waiting, self.settings.limits.waiting).ok_or(Refusal::Busy(BUSY_RETRY))?;
-        self.requests.clone().acquire_owned().await.map_err(|_| Refusal::Busy(BUSY_RETRY))
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Refusal::Busy(BUSY_RETRY))?;
+        self.permits.clone().acquire_owned().await.map_err(|_| Refusal::Busy(BUSY_RETRY))
     }
 
-    /// Lets a delivery in, waiting for another to end where too many run.
-    ///
-    /// # Errors
-    /// [`Refusal::Aside`]: the delivery stays in the outbox.
-    pub async fn admit_delivery(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        if let Some(left) = self.breaker.aside_for() {
-            return Err(Refusal::Aside(left));
-        }
-        self.deliveries.clone().acquire_owned().await.map_err(|_| Refusal::Busy(BUSY_RETRY))
+    /// The role's name, as in metrics and logs.
+    pub fn role(&self) -> &'static str {
+        self.role
     }
 
-    /// How long it still is put aside, if it is.
+    /// How long the role still rests, if it does.
     pub fn aside_for(&self) -> Option<Duration> {
         self.breaker.aside_for()
     }
 
-    /// Where calls of a role are counted.
-    pub fn meters(&self, role: &'static str) -> &Meters {
-        if role == "delivery" { &self.delivery } else { &self.http }
+    /// Counts a call that ended.
+    pub fn record(&self, lasted: Duration, peak_memory: u64) {
+        self.meters.record(lasted, peak_memory);
     }
 
     /// A call returned.
@@ -134,13 +159,18 @@ impl Plugin {
         self.breaker.succeeded();
     }
 
-    /// A call ended in a trap or at a limit.
-    pub fn failed(&self, kind: FailureKind) {
-        metrics::counter!("plugway_plugin_failures_total", "plugin" => self.name().to_string(), "kind" => kind.label())
+    /// A call ended in a trap or at a limit. `blamed`: it is the plugin's fault, and counts towards its rest.
+    pub fn failed(&self, kind: FailureKind, blamed: bool) {
+        let (plugin, role) = (self.plugin.to_string(), self.role);
+        metrics::counter!("plugway_plugin_failures_total", "plugin" => plugin, "role" => role, "kind" => kind.label())
             .increment(1);
+        if !blamed {
+            return;
+        }
         if let Some(pause) = self.breaker.trapped() {
             tracing::error!(
-                plugin = %self.name(),
+                plugin = %self.plugin,
+                role = self.role,
                 pause = %humantime::format_duration(pause),
                 "the plugin failed too often and is put aside: its routes answer 503, its deliveries wait"
             );

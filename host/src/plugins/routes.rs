@@ -89,7 +89,7 @@ impl<T: Guest> Default for RouteTable<T> {
 }
 
 impl<T: Guest> RouteTable<T> {
-    /// Adds all routes of a generation. After an error the table is not to be used.
+    /// Adds all routes of a generation, those before the first that does not go with the others.
     ///
     /// # Errors
     /// A sentence that names the route and who has it.

@@ -16,6 +16,10 @@ use super::settings::PluginSettings;
 
 /// Resources (streams, bodies) that one guest may hold.
 const RESOURCES: usize = 1_000;
+/// Bytes that one call may hand to the host: the largest body that a request may have, and room for the rest.
+const CALL: usize = 34 << 20;
+/// Random bytes that one call of WASI may ask for.
+const RANDOM: u64 = 64 << 10;
 
 /// Data of a guest's store. What an exchange adds to it is its own.
 pub trait Guest: WasiView + Sized + Send + 'static {
@@ -65,7 +69,12 @@ impl std::fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// A sandbox with the plugin's limits, whose standard output and error go to its log, named by the exchange.
-    pub fn new(engine: &Engine, settings: Arc<PluginSettings>, exchange: Arc<str>) -> Self {
+    pub fn new(
+        engine: &Engine,
+        settings: Arc<PluginSettings>,
+        memory: Arc<AtomicU64>,
+        exchange: Arc<str>,
+    ) -> Self {
         let limits = &settings.limits;
         let log = GuestLog::new(settings.name.clone(), exchange, limits.log);
         let mut table = ResourceTable::new();
@@ -73,12 +82,18 @@ impl Sandbox {
         let wasi = WasiCtx::builder()
             .stdout(log.stream(tracing::Level::INFO))
             .stderr(log.stream(tracing::Level::WARN))
+            .max_random_size(RANDOM)
             .build();
         Self {
             wasi,
             table,
             log,
-            limiter: Limiter { memory: limits.memory, used: 0, peak: Arc::default() },
+            limiter: Limiter {
+                memory: limits.memory,
+                used: 0,
+                together: memory,
+                memory_total: limits.memory_total,
+            },
             ticks: 0,
             max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos()))
                 .unwrap_or(u64::MAX),
@@ -92,9 +107,9 @@ impl Sandbox {
         self.ticks = 0;
     }
 
-    /// Largest linear memory so far, in bytes; readable after the store is gone.
-    pub fn peak_memory(&self) -> Arc<AtomicU64> {
-        self.limiter.peak.clone()
+    /// Linear memory that it has, in bytes: it never shrinks.
+    pub fn memory(&self) -> u64 {
+        self.limiter.used
     }
 }
 
@@ -102,6 +117,7 @@ impl Sandbox {
 pub fn new_store<T: Guest>(engine: &Engine, data: T) -> Store<T> {
     let mut store = Store::new(engine.wasmtime(), data);
     store.limiter(|data| &mut data.sandbox().limiter);
+    store.set_hostcall_fuel(CALL);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(on_tick);
     store
@@ -132,6 +148,9 @@ pub enum LimitExceeded {
         /// Bytes that it may have.
         limit: ByteSize,
     },
+    /// All exchanges of the plugin together have too much.
+    #[error("all exchanges of the plugin together wanted more than {0} of memory (limits.memory_total)")]
+    MemoryTotal(ByteSize),
     /// It wrote too many log lines.
     #[error("wrote more than {0} to its log (limits.log)")]
     Log(ByteSize),
@@ -149,6 +168,7 @@ impl LimitExceeded {
         match self {
             Self::Cpu(_) => "cpu",
             Self::Memory { .. } => "memory",
+            Self::MemoryTotal(_) => "memory_total",
             Self::Log(_) => "log",
             Self::WallClock(_) => "wall_clock",
             Self::Requests(_) => "requests",
@@ -160,7 +180,15 @@ impl LimitExceeded {
 struct Limiter {
     memory: ByteSize,
     used: u64,
-    peak: Arc<AtomicU64>,
+    /// Bytes of all exchanges of the plugin.
+    together: Arc<AtomicU64>,
+    memory_total: ByteSize,
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.together.fetch_sub(self.used, Ordering::Relaxed);
+    }
 }
 
 impl ResourceLimiter for Limiter {
@@ -174,8 +202,13 @@ impl ResourceLimiter for Limiter {
         if after > self.memory.as_u64() {
             return Err(LimitExceeded::Memory { wanted: ByteSize(after), limit: self.memory }.into());
         }
+        let more = after - self.used;
+        let together = self.together.fetch_add(more, Ordering::Relaxed) + more;
+        if together > self.memory_total.as_u64() {
+            self.together.fetch_sub(more, Ordering::Relaxed);
+            return Err(LimitExceeded::MemoryTotal(self.memory_total).into());
+        }
         self.used = after;
-        self.peak.store(after, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -93,12 +93,14 @@ fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<Plugi
         secrets.extend(value.map(|value| (secret.clone(), value)));
     }
     let grant = Grant::plugin(name, config.origins.iter().cloned(), config.private_networks.clone(), secrets);
+    let limits = defaults.with(&config.limits);
+    limits.check().map_err(|(key, reason)| invalid("limits", format!("{key}: {reason}")))?;
     Ok(PluginSettings {
         name: name.into(),
         enabled: config.enabled.unwrap_or(true),
         mount,
         config_json: serde_json::Value::Object(config.config.clone()).to_string().into(),
-        limits: defaults.with(&config.limits),
+        limits,
         grant,
     })
 }

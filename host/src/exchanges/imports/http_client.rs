@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::egress::{EgressError, EgressRequest};
 use crate::exchanges::bindings::{http_client, types};
-use crate::exchanges::exchange::Exchange;
+use crate::exchanges::exchange::{Exchange, waited};
 use crate::plugins::LimitExceeded;
 
 impl http_client::Host for Exchange {
@@ -25,8 +25,8 @@ impl http_client::Host for Exchange {
             body: request.body.into(),
             timeout: Duration::from_millis(request.timeout_ms.into()),
         };
-        let result = live.services.egress.send(&live.plugin.settings.grant, request).await;
-        self.new_step();
+        let (result, pended) = waited(live.services.egress.send(&live.plugin.settings.grant, request)).await;
+        self.new_step_if(pended);
         Ok(match result {
             Ok(response) => Ok(types::HttpResponse {
                 status: response.status,

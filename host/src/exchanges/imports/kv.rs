@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::exchanges::bindings::kv;
-use crate::exchanges::exchange::Exchange;
+use crate::exchanges::exchange::{Exchange, waited};
 use crate::store::{KvError, KvQuota, StoreError};
 
 /// Longest key, in bytes.
@@ -28,8 +28,8 @@ impl kv::Host for Exchange {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<kv::Entry>, kv::Error>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
-        let entry = live.services.store.get(&owner, &key).await;
-        self.new_step();
+        let (entry, pended) = waited(live.services.store.get(&owner, &key)).await;
+        self.new_step_if(pended);
         let entry =
             entry.map(|entry| entry.map(|entry| kv::Entry { value: entry.value, version: entry.version }));
         Ok(entry.map_err(unavailable))
@@ -55,8 +55,9 @@ impl kv::Host for Exchange {
         let owner = live.plugin.name().clone();
         let quota = KvQuota { bytes: live.plugin.settings.limits.kv.as_u64() };
         let ttl = ttl_ms.map(Duration::from_millis);
-        let written = live.services.store.put(&owner, &key, value, version, ttl, quota).await;
-        self.new_step();
+        let (written, pended) =
+            waited(live.services.store.put(&owner, &key, value, version, ttl, quota)).await;
+        self.new_step_if(pended);
         Ok(written.map_err(|error| match error {
             KvError::Conflict(version) => kv::Error::Conflict(version),
             KvError::Quota { .. } => {
@@ -69,8 +70,8 @@ impl kv::Host for Exchange {
     async fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), kv::Error>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
-        let deleted = live.services.store.delete(&owner, &key).await;
-        self.new_step();
+        let (deleted, pended) = waited(live.services.store.delete(&owner, &key)).await;
+        self.new_step_if(pended);
         Ok(deleted.map_err(unavailable))
     }
 
@@ -82,9 +83,9 @@ impl kv::Host for Exchange {
     ) -> wasmtime::Result<Result<Vec<String>, kv::Error>> {
         let live = self.live()?;
         let owner = live.plugin.name().clone();
-        let keys =
-            live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize).await;
-        self.new_step();
+        let keys = live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize);
+        let (keys, pended) = waited(keys).await;
+        self.new_step_if(pended);
         Ok(keys.map_err(unavailable))
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::exchanges::bindings::pacing;
-use crate::exchanges::exchange::Exchange;
+use crate::exchanges::exchange::{Exchange, waited};
 
-/// Largest window and count that a key may have: what has to be remembered is bounded by the count.
-const COUNT: u32 = 10_000;
+/// Largest count that a key may have: what has to be remembered is bounded by it.
+const COUNT: u32 = 1_000;
+/// Longest window, wait and pause.
+const LONGEST: Duration = Duration::from_secs(3_600);
 /// Longest key, in bytes.
 const KEY: usize = 512;
 
@@ -29,22 +31,20 @@ impl pacing::Host for Exchange {
         max_wait_ms: u32,
     ) -> wasmtime::Result<bool> {
         check_key(&key)?;
-        let live = self.live()?;
-        let (plugin, services) = (live.plugin.name().clone(), live.services.clone());
-        let (per, max_wait) =
-            (Duration::from_millis(per_ms.into()), Duration::from_millis(max_wait_ms.into()));
-        let before = tokio::time::Instant::now();
-        let granted = services.pacer.acquire(&plugin, &key, count.min(COUNT), per, max_wait).await;
-        if before.elapsed() >= Duration::from_millis(1) {
-            self.new_step();
-        }
+        let lanes = self.live()?.lanes();
+        let (per, max_wait) = (bounded(per_ms), bounded(max_wait_ms));
+        let (granted, pended) = waited(lanes.acquire(&key, count.min(COUNT), per, max_wait)).await;
+        self.new_step_if(pended);
         Ok(granted)
     }
 
     fn pause(&mut self, key: String, ms: u32) -> wasmtime::Result<()> {
         check_key(&key)?;
-        let live = self.live()?;
-        live.services.pacer.pause(live.plugin.name(), &key, Duration::from_millis(ms.into()));
+        self.live()?.lanes().pause(&key, bounded(ms));
         Ok(())
     }
+}
+
+fn bounded(ms: u32) -> Duration {
+    Duration::from_millis(ms.into()).min(LONGEST)
 }

@@ -3,7 +3,7 @@
 use wasmtime::component::Resource;
 
 use crate::exchanges::bindings::{responder, types};
-use crate::exchanges::exchange::Exchange;
+use crate::exchanges::exchange::{Exchange, waited};
 use crate::exchanges::responder::Body;
 
 const NO_REQUEST: &str = "this exchange has no request to answer";
@@ -30,11 +30,8 @@ impl responder::Host for Exchange {
 impl responder::HostBody for Exchange {
     async fn write(&mut self, body: Resource<Body>, bytes: Vec<u8>) -> wasmtime::Result<bool> {
         let body = self.table().get(&body)?;
-        let waits = body.is_full();
-        let there = body.write(bytes).await;
-        if waits {
-            self.new_step();
-        }
+        let (there, pended) = waited(body.write(bytes)).await;
+        self.new_step_if(pended);
         Ok(there)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{Cursor, DeliveryOrder, Moment, Position, SessionId, TaskId, TaskRecord};
 use crate::exchanges::bindings::tasks;
-use crate::exchanges::exchange::{Exchange, Live};
+use crate::exchanges::exchange::{Exchange, Live, waited};
 use crate::store::StoreError;
 use crate::tasks::{SubmitError, SubmitRequest, Tasks};
 
@@ -49,11 +49,11 @@ impl tasks::Host for Exchange {
             }),
             idempotency_key: task.idempotency_key,
         };
-        let result = live.services.tasks.submit(&owner, request).await;
+        let (result, pended) = waited(live.services.tasks.submit(&owner, request)).await;
         if let Ok(submitted) = &result {
             live.own_tasks.insert(submitted.task);
         }
-        self.new_step();
+        self.new_step_if(pended);
         Ok(match result {
             Ok(submitted) => Ok(tasks::Accepted {
                 task: submitted.task.to_string(),
@@ -114,12 +114,14 @@ impl tasks::Host for Exchange {
 
     async fn cancel(&mut self, task: String) -> wasmtime::Result<bool> {
         let live = self.live()?;
-        let cancelled = match live.own_task_id(&task).await {
-            Ok(Some(id)) => live.services.tasks.cancel(id, "cancelled by the adapter").await,
-            Ok(None) => Ok(false),
-            Err(error) => Err(error),
+        let cancel = async {
+            match live.own_task_id(&task).await? {
+                Some(id) => live.services.tasks.cancel(id, "cancelled by the adapter").await,
+                None => Ok(false),
+            }
         };
-        self.new_step();
+        let (cancelled, pended) = waited(cancel).await;
+        self.new_step_if(pended);
         Ok(cancelled.unwrap_or_else(|error| {
             tracing::warn!(%error, "a task can't be cancelled");
             false
@@ -129,8 +131,9 @@ impl tasks::Host for Exchange {
     async fn cancel_session(&mut self, session: String) -> wasmtime::Result<u32> {
         let live = self.live()?;
         let Ok(session) = SessionId::new(live.plugin.name(), &session) else { return Ok(0) };
-        let cancelled = live.services.tasks.cancel_session(&session, "cancelled by the adapter").await;
-        self.new_step();
+        let cancel = live.services.tasks.cancel_session(&session, "cancelled by the adapter");
+        let (cancelled, pended) = waited(cancel).await;
+        self.new_step_if(pended);
         Ok(cancelled.unwrap_or_else(|error| {
             tracing::warn!(%error, "a session can't be cancelled");
             0
@@ -139,8 +142,8 @@ impl tasks::Host for Exchange {
 
     async fn describe(&mut self, task: String) -> wasmtime::Result<Option<String>> {
         let live = self.live()?;
-        let record = live.own_task(&task).await;
-        self.new_step();
+        let (record, pended) = waited(live.own_task(&task)).await;
+        self.new_step_if(pended);
         match record {
             Ok(record) => Ok(record.map(|record| Tasks::document(&record).to_string())),
             Err(error) => {

@@ -16,7 +16,7 @@ const LENGTH: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 32;
 
 /// What a client of a chat API sends: 500 bytes.
-pub(super) const QUESTION: &str = r#"{"model":"gateway/echo","user":"user-4f1c9d2e","stream":false,"temperature":0.7,"max_tokens":1024,"messages":[{"role":"system","content":"You are a helpful assistant of a small shop that sells and repairs bicycles. Answer in short sentences."},{"role":"user","content":"Hello! My rear wheel makes a clicking noise when I pedal hard, but not when I coast. What could that be, and can I ride to work on it tomorrow, about twelve kilometres, or should I bring it in \"first\"?"}]}"#;
+pub(super) const QUESTION: &str = r#"{"model":"gateway/echo","user":"user-4f1c9d2e","stream":false,"temperature":0.7,"max_tokens":1024,"messages":[{"role":"system","content":"You are a helpful assistant of a small shop that sells and repairs bicycles. Answer in short sentences."},{"role":"user","content":"Hello! My rear wheel makes a clicking noise when I pedal hard, but not when I coast. What could that be, and can I ride to work on it tomorrow, about twelve kilometres, or should I bring it in \"first\"? Many thanks in advance"}]}"#;
 
 pub(super) async fn measure(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let native = workshop.native()?;

@@ -23,7 +23,7 @@ struct Message {
 /// The answer, about as long.
 #[derive(Debug, Serialize)]
 pub(crate) struct Answer {
-    object: &'static str,
+    stream: bool,
     model: String,
     user: String,
     choices: [Choice; 1],
@@ -34,7 +34,6 @@ pub(crate) struct Answer {
 struct Choice {
     index: u32,
     message: Message,
-    finish_reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,7 +50,7 @@ impl Question {
         let prompt_tokens = self.messages.len();
         let content: String = self.messages.into_iter().map(|message| message.content).collect();
         Answer {
-            object: if self.stream { "chat.completion.chunk" } else { "chat.completion" },
+            stream: self.stream,
             model: self.model,
             user: self.user,
             usage: Usage {
@@ -60,11 +59,7 @@ impl Question {
                 temperature: self.temperature,
                 max_tokens: self.max_tokens,
             },
-            choices: [Choice {
-                index: 0,
-                message: Message { role: "assistant".to_owned(), content },
-                finish_reason: "stop",
-            }],
+            choices: [Choice { index: 0, message: Message { role: "assistant".to_owned(), content } }],
         }
     }
 }

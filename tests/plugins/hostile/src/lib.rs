@@ -6,6 +6,8 @@ use std::time::Duration;
 use plugway_sdk::prelude::*;
 use plugway_sdk::{host, http, info, kv, mailbox, pacing};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 struct Hostile;
 
 impl HttpAdapter for Hostile {
@@ -20,6 +22,26 @@ impl HttpAdapter for Hostile {
             "clock" => loop {
                 black_box(host::now());
             },
+            "cancel" => loop {
+                black_box(TaskRef::new("no task at all").cancel());
+            },
+            "callback" => loop {
+                black_box(plugway_sdk::webhooks::post(None, &"nowhere", "key").is_ok());
+            },
+            "headers" => {
+                let headers = (0..40_000).fold(reply, |reply, n| reply.header(&format!("x-{n}"), "value"));
+                headers.text(200, "done")
+            }
+            "pace" => {
+                let refused =
+                    (0..50_000).find(|n| !pacing::acquire(&n.to_string(), 1, 60 * SECOND, Duration::ZERO));
+                reply.text(200, format!("{refused:?}"))
+            }
+            "hold" => {
+                let held = vec![1_u8; 8 << 20];
+                mailbox::next(Some(60 * SECOND));
+                reply.text(200, black_box(held).len().to_string())
+            }
             "recurse" => reply.text(200, recurse(0).to_string()),
             "recurse-wide" => reply.text(200, recurse_wide(0).to_string()),
             "allocate" => allocate(),
