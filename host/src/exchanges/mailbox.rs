@@ -16,7 +16,7 @@ use crate::hub::{Entry, Follower, Hub, SessionFollower, Step};
 use crate::store::StoreError;
 
 /// Entries taken from a topic at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 /// Tasks and sessions that one exchange may follow at once.
 pub(crate) const FOLLOWS: usize = 64;

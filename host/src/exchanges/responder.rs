@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Pieces of a body that may wait for the client before `write` waits.
-const PIECES: usize = 16;
+const PIECES: usize = 256;
 
 /// Largest piece; what the guest writes at once is cut into such, so that `PIECES` bounds what waits.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 4 << 10;
+/// What waits is handed to the client in one write up to this size, so that a client that lags costs less, not more.
+const WRITE: usize = 32 << 10;
 /// Header fields of an answer.
 const HEADERS: usize = 128;
 /// Bytes of all header fields of an answer.
@@ -178,6 +180,19 @@ impl ExchangeBody {
     }
 }
 
+/// A piece, and those that wait behind it. One that is alone is not copied.
+fn join_waiting(first: Bytes, pieces: &mut mpsc::Receiver<Bytes>) -> Bytes {
+    let Ok(second) = pieces.try_recv() else { return first };
+    let mut write = BytesMut::with_capacity(WRITE + PIECE);
+    write.extend_from_slice(&first);
+    write.extend_from_slice(&second);
+    while write.len() < WRITE {
+        let Ok(piece) = pieces.try_recv() else { break };
+        write.extend_from_slice(&piece);
+    }
+    write.freeze()
+}
+
 /// The guest ended without finishing its answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the plugin ended without finishing its answer")]
@@ -194,7 +209,7 @@ impl http_body::Body for ExchangeBody {
         match &mut self.0 {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Stream { pieces, finished, gone } => match ready!(pieces.poll_recv(cx)) {
-                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(join_waiting(piece, pieces))))),
                 None => {
                     if let Some(gone) = gone.take() {
                         gone.disarm();

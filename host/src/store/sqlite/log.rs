@@ -55,16 +55,14 @@ pub(super) fn append(tx: &mut Tx<'_>, events: &[Arc<Event>]) -> rusqlite::Result
 }
 
 fn read(conn: &Connection, id: TaskId, after: Position, limit: usize) -> rusqlite::Result<Vec<Event>> {
-    let sql = "SELECT n, run_from, session, state, ended_ms, end_attempt, end_seq, end_data
-               FROM tasks WHERE id = ?1";
+    let sql = "SELECT n, run_from, session, end_seq IS NOT NULL FROM tasks WHERE id = ?1";
     let found = conn
         .prepare_cached(sql)?
         .query_row([id.to_bytes()], |row| {
-            let session = session(row, 2)?;
-            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, end(row, id, &session, 3)?, session))
+            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, session(row, 2)?, row.get::<_, bool>(3)?))
         })
         .optional()?;
-    let Some((n, run_from, end, session)) = found else { return Ok(Vec::new()) };
+    let Some((n, run_from, session, ended)) = found else { return Ok(Vec::new()) };
     let from = after.max(Position { attempt: run_from, seq: 0 });
     let mut events = Vec::new();
     let mut bytes = 0;
@@ -88,8 +86,13 @@ fn read(conn: &Connection, id: TaskId, after: Position, limit: usize) -> rusqlit
             return Ok(events);
         }
     }
-    if let Some(end) = end.filter(|end| end.position > after && events.len() < limit) {
-        events.push(end);
+    // A task that had ended before its events were read has no others: its terminal event is next. Its data, which
+    // holds the whole answer, is read with the last page only.
+    if ended && events.len() < limit {
+        let sql = "SELECT state, ended_ms, end_attempt, end_seq, end_data FROM tasks WHERE n = ?1";
+        let terminal =
+            conn.prepare_cached(sql)?.query_row([n], |row| end(row, id, &session, 0)).optional()?.flatten();
+        events.extend(terminal.filter(|end| end.position > after));
     }
     Ok(events)
 }
