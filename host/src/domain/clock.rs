@@ -38,3 +38,10 @@ impl Clock {
         }
     }
 }
+
+/// A stamp as every document of the gateway writes it: RFC 3339, UTC, milliseconds. Stamps beyond the year 9999 stand
+/// still at its end.
+pub fn rfc3339(ms: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_999));
+    humantime::format_rfc3339_millis(at).to_string()
+}

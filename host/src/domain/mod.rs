@@ -6,7 +6,7 @@ mod id;
 mod input;
 mod task;
 
-pub use clock::Clock;
+pub use clock::{Clock, rfc3339};
 pub use event::{AgentEvent, ErrorType, Event, Kind, Position};
 pub use id::{Cursor, InvalidId, SessionId, TaskId};
 pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};

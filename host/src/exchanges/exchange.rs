@@ -14,7 +14,7 @@ use crate::delivery::Webhooks;
 use crate::domain::{Clock, TaskId};
 use crate::egress::Egress;
 use crate::hub::Hub;
-use crate::plugins::{Guest, Plugin, Sandbox};
+use crate::plugins::{Guest, Plugin, Role, Sandbox};
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -141,16 +141,11 @@ impl Guest for Exchange {
         imports::Exchange::add_to_linker::<_, wasmtime::component::HasSelf<Self>>(linker, |exchange| exchange)
     }
 
-    fn roles(pre: &InstancePre<Self>) -> wasmtime::Result<Roles> {
-        let component = pre.component();
-        let exports = |interface: &str| {
-            let name = format!("plugway:gateway/{interface}@");
-            let ty = component.component_type();
-            ty.exports(component.engine()).any(|(export, _)| export.starts_with(&name))
-        };
+    fn roles(pre: &InstancePre<Self>, exported: &[Role]) -> wasmtime::Result<Roles> {
+        let has = |role| exported.contains(&role);
         Ok(Roles {
-            http: exports("http").then(|| http::HttpExportsIndices::new(pre)).transpose()?,
-            delivery: exports("delivery").then(|| delivery::DeliveryExportsIndices::new(pre)).transpose()?,
+            http: has(Role::Http).then(|| http::HttpExportsIndices::new(pre)).transpose()?,
+            delivery: has(Role::Delivery).then(|| delivery::DeliveryExportsIndices::new(pre)).transpose()?,
         })
     }
 

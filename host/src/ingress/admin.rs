@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
+use crate::domain::rfc3339;
 use crate::plugins::{Action, ActionError, PluginStatus};
 use crate::store::{DeliveryId, DeliveryTarget};
 
@@ -67,13 +68,12 @@ pub(super) async fn dead_letters(
                 json!({ "owner": owner, "key": key, "url": url })
             }
         };
-        let died = std::time::UNIX_EPOCH + std::time::Duration::from_millis(letter.died_ms);
         json!({
             "id": letter.id.0,
             "target": target,
             "attempts": letter.attempts,
             "error": letter.error,
-            "died_at": humantime::format_rfc3339_millis(died).to_string(),
+            "died_at": rfc3339(letter.died_ms),
         })
     });
     Ok(Json(shown.collect()))

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::App;
 use super::error::ApiError;
-use crate::domain::{Cursor, Event, Kind, Position, TaskId};
+use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
 use crate::hub::{Entry, Follower, Step};
 
 /// Events taken from the topic for one write.
@@ -101,7 +101,7 @@ fn frames(
                 biased;
                 // First, since events that are not shown may come without end.
                 _ = heartbeat.tick() => {
-                    let now = format_time(app.clock.now_ms());
+                    let now = rfc3339(app.clock.now_ms());
                     yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
                     continue;
                 }
@@ -224,7 +224,7 @@ fn frame(event: &Event) -> Bytes {
     let data: Cow<'_, str> =
         if data.contains(['\n', '\r']) { data.replace(['\n', '\r'], " ").into() } else { data.into() };
     let data = serde_json::from_str::<&RawValue>(&data).ok().filter(|data| data.get() != "{}");
-    let timestamp = format_time(event.at_ms);
+    let timestamp = rfc3339(event.at_ms);
     let progress = Progress { task_id: event.task, progress_type, data, timestamp };
     let mut frame = format!("id: {}\nevent: progress\ndata: ", event.cursor()).into_bytes();
     if serde_json::to_writer(&mut frame, &progress).is_err() {
@@ -232,10 +232,6 @@ fn frame(event: &Event) -> Bytes {
     }
     frame.extend_from_slice(b"\n\n");
     frame.into()
-}
-
-fn format_time(ms: u64) -> String {
-    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }
 
 /// Counts open streams.

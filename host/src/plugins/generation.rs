@@ -143,7 +143,7 @@ impl<T: Guest> Loader<T> {
                 quote(&error)
             )
         })?;
-        let roles = T::roles(&pre).map_err(|error| {
+        let roles = T::roles(&pre, &exported).map_err(|error| {
             format!("a role's functions differ from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
         })?;
         let manifest = self.probe(settings, pre.clone()).await?;

@@ -11,6 +11,7 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiView};
 
 use super::engine::{Engine, Running, TICK};
+use super::generation::Role;
 use super::log::GuestLog;
 use super::settings::PluginSettings;
 
@@ -32,11 +33,14 @@ pub trait Guest: WasiView + Sized + Send + 'static {
     /// A name is defined twice.
     fn link(linker: &mut wasmtime::component::Linker<Self>) -> wasmtime::Result<()>;
 
-    /// Looks up the roles' exports.
+    /// Looks up the exports of the roles that the component has.
     ///
     /// # Errors
     /// An export has another type than the contract gives it.
-    fn roles(pre: &wasmtime::component::InstancePre<Self>) -> wasmtime::Result<Self::Roles>;
+    fn roles(
+        pre: &wasmtime::component::InstancePre<Self>,
+        exported: &[Role],
+    ) -> wasmtime::Result<Self::Roles>;
 
     /// Data for a guest that belongs to no exchange, for `describe` and `check`.
     fn probe(sandbox: Sandbox) -> Self;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::Entry;
 use super::sandbox::Guest;
+use crate::domain::rfc3339;
 
 /// Where a plugin is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,10 +91,7 @@ impl PluginStatus {
             wants,
             granted,
             error: entry.error.clone(),
-            loaded_at: serving.map(|generation| {
-                let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(generation.loaded_ms);
-                humantime::format_rfc3339_millis(at).to_string()
-            }),
+            loaded_at: serving.map(|generation| rfc3339(generation.loaded_ms)),
         }
     }
 }

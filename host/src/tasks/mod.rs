@@ -11,7 +11,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use metrics::counter;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub use life::{Beginning, Limits, beginning, failure};
 pub use runs::Run;
 pub use submit::{SubmitError, SubmitRequest};
 
-use crate::domain::{SessionId, TaskId, TaskRecord, TaskState};
+use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, rfc3339};
 use crate::hub::Hub;
 use crate::store::{CancelOutcome, Store, StoreError};
 use runs::{Claiming, Runs};
@@ -182,9 +182,9 @@ impl Tasks {
             "agent": record.agent,
             "state": record.state,
             "attempt": record.attempt,
-            "created_at": timestamp(record.created_ms),
-            "started_at": record.started_ms.map(timestamp),
-            "ended_at": record.ended_ms.map(timestamp),
+            "created_at": rfc3339(record.created_ms),
+            "started_at": record.started_ms.map(rfc3339),
+            "ended_at": record.ended_ms.map(rfc3339),
             "result": result,
         })
     }
@@ -199,9 +199,4 @@ pub(crate) fn count_ended(agent: &str, state: TaskState, error_type: &str) {
         "error_type" => error_type.to_owned(),
     )
     .increment(1);
-}
-
-fn timestamp(ms: u64) -> String {
-    let at: SystemTime = UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_999));
-    humantime::format_rfc3339_millis(at).to_string()
 }
