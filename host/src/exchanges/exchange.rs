@@ -115,7 +115,7 @@ impl Exchange {
 
 impl WasiView for Exchange {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.sandbox.wasi, table: &mut self.sandbox.table }
+        self.sandbox.wasi()
     }
 }
 

@@ -4,9 +4,12 @@
 //! repeats, and never counts as a wait.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use futures::future::select_all;
+use futures::future::{BoxFuture, FutureExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -65,20 +68,36 @@ pub(crate) struct Mailbox {
     follows: Vec<Follow>,
 }
 
-#[derive(Debug)]
+/// A task or session that is followed.
 struct Follow {
-    source: Source,
+    name: Name,
+    state: State,
     /// Taken from the topic, not yet handed to the guest.
     taken: VecDeque<Entry>,
     /// Comes after what was taken.
     after: Option<After>,
 }
 
-#[derive(Debug)]
-enum Source {
-    Task(TaskId, Follower),
-    Session(SessionId, Box<SessionFollower>),
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    Task(TaskId),
+    Session(SessionId),
 }
+
+enum Source {
+    Task(Follower),
+    Session(SessionFollower),
+}
+
+enum State {
+    Resting(Box<Source>),
+    /// Waits for the next entries. This outlives the call that began it: a guest that looks in for a moment at a time
+    /// would otherwise never see the end of a look into the log.
+    Waiting(BoxFuture<'static, Filled>),
+}
+
+/// What waiting brought, and the source back.
+type Filled = (Box<Source>, Vec<Entry>, Result<Step, StoreError>);
 
 #[derive(Debug)]
 enum After {
@@ -105,8 +124,7 @@ impl Mailbox {
     /// # Errors
     /// Too many are followed.
     pub(crate) fn follow(&mut self, hub: &Hub, task: TaskId, after: Position) -> Result<(), String> {
-        self.follows.retain(|follow| !matches!(follow.source, Source::Task(known, _) if known == task));
-        self.add(Source::Task(task, hub.follow(task, after)))
+        self.add(Name::Task(task), || Source::Task(hub.follow(task, after)))
     }
 
     /// Follows all tasks of a session from a place.
@@ -119,17 +137,16 @@ impl Mailbox {
         session: SessionId,
         after: Option<Cursor>,
     ) -> Result<(), String> {
-        self.follows
-            .retain(|follow| !matches!(&follow.source, Source::Session(known, _) if *known == session));
-        let follower = Box::new(hub.follow_session(session.clone(), after));
-        self.add(Source::Session(session, follower))
+        self.add(Name::Session(session.clone()), || Source::Session(hub.follow_session(session, after)))
     }
 
-    fn add(&mut self, source: Source) -> Result<(), String> {
+    fn add(&mut self, name: Name, source: impl FnOnce() -> Source) -> Result<(), String> {
+        self.follows.retain(|follow| follow.name != name);
         if self.follows.len() >= FOLLOWS {
             return Err(format!("an exchange follows at most {FOLLOWS} tasks and sessions"));
         }
-        self.follows.push(Follow { source, taken: VecDeque::new(), after: None });
+        let state = State::Resting(Box::new(source()));
+        self.follows.push(Follow { name, state, taken: VecDeque::new(), after: None });
         Ok(())
     }
 
@@ -152,7 +169,10 @@ impl Mailbox {
             return Ok(Received { message: Some(wit::Message::Closed(reason)), new_step: false });
         }
         if timeout == Some(Duration::ZERO) {
-            return Ok(Received { message: None, new_step: false });
+            // Begins what only waiting brings, or sees that it has come.
+            let arrived = wait_for_any(&mut self.follows).now_or_never().transpose()?;
+            let message = arrived.and_then(|()| self.take_ready());
+            return Ok(Received { new_step: message.is_some(), message });
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
@@ -202,23 +222,52 @@ impl Mailbox {
     }
 }
 
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow")
+            .field("name", &self.name)
+            .field("taken", &self.taken.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Follow {
     fn task(&self) -> Option<TaskId> {
-        match &self.source {
-            Source::Task(task, _) => Some(*task),
-            Source::Session(_, follower) => follower.cursor().map(|cursor| cursor.task),
+        match (&self.name, &self.state) {
+            (Name::Task(task), _) => Some(*task),
+            (_, State::Resting(source)) => source.task(),
+            _ => None,
         }
     }
 
     fn try_fill(&mut self) {
-        let mut batch = Vec::new();
-        let step = match &mut self.source {
-            Source::Task(_, follower) => follower.try_next(&mut batch, BATCH),
-            Source::Session(_, follower) => follower.try_next(&mut batch, BATCH),
-        };
-        if let Some(step) = step {
-            self.filled(step, batch);
+        match &mut self.state {
+            State::Resting(source) => {
+                let mut batch = Vec::new();
+                if let Some(step) = source.try_next(&mut batch) {
+                    self.filled(step, batch);
+                }
+            }
+            State::Waiting(_) => {
+                // What can't be read now is tried again, and told, where the guest waits.
+                let _ = self.poll_fill(&mut Context::from_waker(Waker::noop()));
+            }
         }
+    }
+
+    /// Ready when there is something to hand out.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
+        if let State::Resting(_) = self.state {
+            let state = std::mem::replace(&mut self.state, State::Waiting(Box::pin(std::future::pending())));
+            if let State::Resting(source) = state {
+                self.state = State::Waiting(Box::pin(wait(source)));
+            }
+        }
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+        let (source, batch, step) = ready!(waiting.as_mut().poll(cx));
+        self.state = State::Resting(source);
+        self.filled(step?, batch);
+        Poll::Ready(Ok(()))
     }
 
     fn filled(&mut self, step: Step, batch: Vec<Entry>) {
@@ -229,25 +278,44 @@ impl Follow {
             Step::Ended => self.after = Some(After::Ended),
         }
     }
+}
 
-    async fn fill(&mut self) -> Result<(), StoreError> {
-        let mut batch = Vec::new();
-        let step = match &mut self.source {
-            Source::Task(_, follower) => follower.next(&mut batch, BATCH).await?,
-            Source::Session(_, follower) => follower.next(&mut batch, BATCH).await?,
-        };
-        self.filled(step, batch);
-        Ok(())
+impl Source {
+    fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Task(follower) => Some(follower.task()),
+            Self::Session(follower) => follower.cursor().map(|cursor| cursor.task),
+        }
     }
+
+    fn try_next(&mut self, into: &mut Vec<Entry>) -> Option<Step> {
+        match self {
+            Self::Task(follower) => follower.try_next(into, BATCH),
+            Self::Session(follower) => follower.try_next(into, BATCH),
+        }
+    }
+}
+
+async fn wait(mut source: Box<Source>) -> Filled {
+    let mut batch = Vec::new();
+    let step = match &mut *source {
+        Source::Task(follower) => follower.next(&mut batch, BATCH).await,
+        Source::Session(follower) => follower.next(&mut batch, BATCH).await,
+    };
+    (source, batch, step)
 }
 
 /// Returns when one of the topics has something. Never without any.
 async fn wait_for_any(follows: &mut [Follow]) -> Result<(), StoreError> {
-    match follows {
-        [] => std::future::pending().await,
-        [one] => one.fill().await,
-        many => select_all(many.iter_mut().map(|follow| Box::pin(follow.fill()))).await.0,
-    }
+    poll_fn(|cx| {
+        for follow in &mut *follows {
+            if let Poll::Ready(result) = follow.poll_fill(cx) {
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// An entry as the guest sees it.
@@ -269,5 +337,69 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::{Event, Kind, NewTask};
+    use crate::hub::Config;
+    use crate::store::sqlite::{Options, SqliteStore};
+    use crate::store::{Store as _, TaskQueue as _};
+
+    fn open_ended() -> Closing {
+        Closing {
+            peer_gone: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
+            replaced: CancellationToken::new(),
+            deadline: Instant::now() + Duration::from_secs(60),
+        }
+    }
+
+    /// A task that has ended, of which only the log knows.
+    async fn ended_task(store: &SqliteStore) -> TaskId {
+        let session = SessionId::new("plug", "s").unwrap();
+        let new = NewTask {
+            id: TaskId::new(),
+            adapter: "plug".into(),
+            agent: "echo".into(),
+            session: session.clone(),
+            input: "{}".into(),
+            deliver: None,
+            idempotency_key: None,
+        };
+        let task = store.submit(new).await.unwrap().task;
+        let claim = store.claim(1, Duration::from_secs(30)).await.unwrap().items.remove(0);
+        let position = Position { attempt: claim.task.attempt, seq: 1 };
+        let (kind, data) = (Kind::Completed, "{}".into());
+        store.finish(claim.lease, Event { task, session, position, kind, at_ms: 1, data }).await.unwrap();
+        store.probe().await.unwrap();
+        task
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_only_ever_looks_in_sees_what_the_log_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
+        let task = ended_task(&store).await;
+        let hub = Hub::new(store, Config::default());
+        let mut mailbox = Mailbox::new(open_ended());
+        mailbox.follow(&hub, task, Position::START).unwrap();
+        let mut messages = Vec::new();
+        for _ in 0..10_000 {
+            let received = mailbox.next(Some(Duration::ZERO)).await.unwrap();
+            messages.extend(received.message);
+            if messages.len() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(
+            matches!(&messages[..], [wit::Message::Event(event), wit::Message::Ended(_)] if event.kind == "completed"),
+            "{messages:?}"
+        );
     }
 }

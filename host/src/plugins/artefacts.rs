@@ -7,6 +7,7 @@ use std::fs;
 use std::hash::{Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -67,11 +68,15 @@ impl ArtefactCache {
                 }
             }
         }
-        let component = compile_at_low_priority(engine, bytes)?;
-        if let Err(error) = self.save(&path, &component) {
+        Ok((compile_at_low_priority(engine, bytes)?, Origin::Compiled))
+    }
+
+    /// Keeps what was compiled. Blocks until it is on disk; nobody needs to wait for it.
+    pub fn keep(&self, engine: &Engine, hash: &ContentHash, component: &Component) {
+        let path = self.path(engine, hash);
+        if let Err(error) = self.save(&path, component) {
             tracing::warn!(path = %path.display(), %error, "can't cache a compiled plugin; it will be compiled at every start");
         }
-        Ok((component, Origin::Compiled))
     }
 
     fn path(&self, engine: &Engine, hash: &ContentHash) -> PathBuf {
@@ -83,7 +88,9 @@ impl ArtefactCache {
 
     fn save(&self, path: &Path, component: &Component) -> std::io::Result<()> {
         let bytes = component.serialize().map_err(|error| std::io::Error::other(error.to_string()))?;
-        let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+        static SAVES: AtomicU64 = AtomicU64::new(0);
+        let save = SAVES.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("tmp{}-{save}", std::process::id()));
         let mut file = fs::File::create(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;

@@ -148,6 +148,10 @@ impl<T: Guest> Loader<T> {
         })?;
         let manifest = self.probe(settings, pre.clone()).await?;
         check_roles(&manifest, &exported)?;
+        if origin == Origin::Compiled {
+            let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
+            tokio::task::spawn_blocking(move || artefacts.keep(&engine, &hash, &component));
+        }
         Ok(Generation {
             number,
             hash,

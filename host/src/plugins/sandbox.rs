@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytesize::ByteSize;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::{Engine, Running, TICK};
 use super::generation::Role;
@@ -51,8 +51,8 @@ pub trait Guest: WasiView + Sized + Send + 'static {
 
 /// The common part of a guest's store.
 pub struct Sandbox {
-    /// WASI, with nothing granted.
-    pub wasi: WasiCtx,
+    /// WASI, with nothing granted; made when the guest first asks, since few do.
+    wasi: Option<Box<WasiCtx>>,
     /// The guest's resources.
     pub table: ResourceTable,
     /// Where its log lines go.
@@ -83,13 +83,8 @@ impl Sandbox {
         let log = GuestLog::new(settings.name.clone(), exchange, limits.log);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
-        let wasi = WasiCtx::builder()
-            .stdout(log.stream(tracing::Level::INFO))
-            .stderr(log.stream(tracing::Level::WARN))
-            .max_random_size(RANDOM)
-            .build();
         Self {
-            wasi,
+            wasi: None,
             table,
             log,
             limiter: Limiter {
@@ -104,6 +99,19 @@ impl Sandbox {
             _running: engine.running(),
             settings,
         }
+    }
+
+    /// WASI and the guest's resources.
+    pub fn wasi(&mut self) -> WasiCtxView<'_> {
+        let ctx = self.wasi.get_or_insert_with(|| {
+            let ctx = WasiCtx::builder()
+                .stdout(self.log.stream(tracing::Level::INFO))
+                .stderr(self.log.stream(tracing::Level::WARN))
+                .max_random_size(RANDOM)
+                .build();
+            Box::new(ctx)
+        });
+        WasiCtxView { ctx, table: &mut self.table }
     }
 
     /// Gives the guest a fresh CPU budget: it really waited, or received an event.
