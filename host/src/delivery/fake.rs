@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::domain::Clock;
 use crate::store::{
-    Claimed, DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, NewWebhook, Outbox, Settlement,
-    StoreError,
+    Claimed, DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox,
+    Settlement, StoreError,
 };
 
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Row {
     pub(super) lane: String,
     pub(super) attempts: u32,
     pub(super) due_ms: u64,
-    pub(super) created_ms: u64,
+    pub(super) since_ms: u64,
     pub(super) token: u64,
     pub(super) leased_until: Option<u64>,
     pub(super) end: Option<Result<(), String>>,
@@ -44,7 +44,7 @@ impl FakeOutbox {
             lane: lane.to_owned(),
             attempts: 0,
             due_ms: now,
-            created_ms: now,
+            since_ms: now,
             token: 0,
             leased_until: None,
             end: None,
@@ -92,7 +92,7 @@ impl Outbox for FakeOutbox {
         &self,
         limit: usize,
         lease: Duration,
-        except: &[String],
+        except: &Except,
     ) -> Result<Claimed<Delivery>, StoreError> {
         let mut rows = self.rows.lock().unwrap();
         let now = self.clock.now_ms();
@@ -101,8 +101,10 @@ impl Outbox for FakeOutbox {
             if row.end.is_some() || !lanes.insert(row.lane.clone()) {
                 continue;
             }
-            let excepted =
-                matches!(&row.target, DeliveryTarget::Plugin { plugin, .. } if except.contains(plugin));
+            let excepted = match &row.target {
+                DeliveryTarget::Plugin { plugin, .. } => except.plugins.contains(plugin),
+                DeliveryTarget::Webhook { .. } => except.webhooks,
+            };
             let free_at = row.leased_until.unwrap_or(0).max(row.due_ms);
             if excepted || items.len() == limit {
                 continue;
@@ -117,7 +119,7 @@ impl Outbox for FakeOutbox {
                 lease: DeliveryLease { id: DeliveryId(index as u64), token: row.token },
                 target: row.target.clone(),
                 attempts: row.attempts,
-                created_ms: row.created_ms,
+                since_ms: row.since_ms,
             });
         }
         Ok(Claimed { items, next_due_ms })

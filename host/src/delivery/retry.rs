@@ -25,7 +25,8 @@ pub struct Retry {
     /// Longest wait that a receiver or a plugin may ask for. Default 1 h.
     #[serde(with = "humantime_serde")]
     pub max_asked_delay: Duration,
-    /// A failed delivery older than this becomes a dead letter. Default 24 h.
+    /// A delivery that has failed, or waited for a plugin that does not serve, for this long becomes a dead letter.
+    /// Default 24 h.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
 }
@@ -53,6 +54,8 @@ pub(super) enum Outcome {
     Hopeless { error: String },
     /// There was no real try: whoever takes it is not there. Not before `after`.
     NotNow { reason: String, after: Duration },
+    /// There was no try, since the gateway had no time or room for it. Not before `after`.
+    PutBack { reason: String, after: Duration },
 }
 
 /// A seeded source of jitter.
@@ -83,15 +86,21 @@ impl Retry {
         &self,
         outcome: Outcome,
         attempts: u32,
-        created_ms: u64,
+        since_ms: u64,
         now_ms: u64,
         jitter: &Jitter,
     ) -> Settlement {
         let at = |wait: Duration| now_ms.saturating_add(millis(wait));
+        let age = Duration::from_millis(now_ms.saturating_sub(since_ms));
+        let too_old = |error: String| {
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+            Settlement::Dead { error: format!("given up after {age}: {error}") }
+        };
         match outcome {
             Outcome::Delivered => Settlement::Done,
             Outcome::Hopeless { error } => Settlement::Dead { error },
-            Outcome::NotNow { reason, after } => Settlement::Retry {
+            Outcome::NotNow { reason, .. } if age >= self.max_age => too_old(reason),
+            Outcome::NotNow { reason, after } | Outcome::PutBack { reason, after } => Settlement::Retry {
                 not_before_ms: at(after.min(self.max_asked_delay)),
                 counts: false,
                 error: reason,
@@ -101,10 +110,8 @@ impl Retry {
                 if made >= self.attempts {
                     return Settlement::Dead { error: format!("given up after {made} tries: {error}") };
                 }
-                let age = Duration::from_millis(now_ms.saturating_sub(created_ms));
                 if age >= self.max_age {
-                    let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-                    return Settlement::Dead { error: format!("given up after {age}: {error}") };
+                    return too_old(error);
                 }
                 let wait = jitter.up_to(self.bound(made)).max(after.min(self.max_asked_delay));
                 Settlement::Retry { not_before_ms: at(wait), counts: true, error }
@@ -172,13 +179,18 @@ mod tests {
 
     #[test]
     fn a_try_that_was_none_does_not_count() {
-        let outcome = Outcome::NotNow { reason: "absent".to_owned(), after: Duration::from_secs(5) };
-        let settled = POLICY.settle(outcome, 100, 0, u64::from(u32::MAX), &Jitter::new(1));
-        let expected = Settlement::Retry {
-            not_before_ms: u64::from(u32::MAX) + 5_000,
+        let (reason, after) = ("absent".to_owned(), Duration::from_secs(5));
+        let later = |now_ms: u64| Settlement::Retry {
+            not_before_ms: now_ms + 5_000,
             counts: false,
-            error: "absent".to_owned(),
+            error: reason.clone(),
         };
-        assert_eq!(settled, expected);
+        let settle = |outcome, now_ms| POLICY.settle(outcome, 100, 0, now_ms, &Jitter::new(1));
+        let not_now = Outcome::NotNow { reason: reason.clone(), after };
+        assert_eq!(settle(not_now.clone(), 99_999), later(99_999));
+        assert!(
+            matches!(settle(not_now, 100_000), Settlement::Dead { error } if error.contains("1m 40s: absent"))
+        );
+        assert_eq!(settle(Outcome::PutBack { reason: reason.clone(), after }, 100_000), later(100_000));
     }
 }

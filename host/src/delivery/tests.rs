@@ -194,7 +194,7 @@ async fn a_receiver_is_not_asked_before_it_wants_to_be() {
     let Settlement::Retry { not_before_ms, counts: true, .. } = &row.settlements[0] else {
         panic!("{row:?}")
     };
-    assert!(*not_before_ms >= row.created_ms + 1000, "{row:?}");
+    assert!(*not_before_ms >= row.since_ms + 1000, "{row:?}");
     bench.ended(0).await.unwrap();
 }
 
@@ -298,7 +298,7 @@ async fn a_plugin_says_what_becomes_of_its_delivery() {
     assert!(ends[4].as_ref().unwrap_err().contains("after 4 tries: trapped"));
     let row = bench.outbox.row(indices[1]);
     let Settlement::Retry { not_before_ms, .. } = row.settlements[0] else { panic!("{row:?}") };
-    assert!(not_before_ms >= row.created_ms + 300);
+    assert!(not_before_ms >= row.since_ms + 300);
     let calls = calls.lock().unwrap();
     assert_eq!(
         (calls[0].plugin.as_str(), calls[0].address.as_str(), calls[0].attempt),

@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::retry::{Jitter, Outcome};
 use super::{DeliveryFailure, PluginDelivery, Worker, webhook};
-use crate::store::{Delivery, DeliveryLease, DeliveryTarget, Settlement, StoreError};
+use crate::store::{Delivery, DeliveryLease, DeliveryTarget, Except, Settlement, StoreError};
 
 /// Deliveries claimed in one go.
 const BATCH: usize = 64;
@@ -112,14 +112,13 @@ impl Loop {
     /// Claims once and begins what was claimed. Returns how long there is nothing to do; zero: look again at once.
     async fn claim(&mut self) -> Duration {
         let Worker { outbox, config, clock, .. } = &self.tries.worker;
-        let mut except: Vec<String> = self.away.keys().cloned().collect();
         let full = self.plugins.iter().filter(|(_, permits)| permits.available_permits() == 0);
-        except.extend(full.map(|(plugin, _)| plugin.clone()));
-        // Every webhook that is claimed must find a permit, and what is no webhook gives its permit back. Without any
-        // left, plugins' deliveries are still looked for; a webhook that turns up then goes back for a second.
+        let plugins = self.away.keys().chain(full.map(|(plugin, _)| plugin)).cloned().collect();
+        // Every webhook that is claimed must find a permit, and what is no webhook gives its permit back.
         let free = self.webhooks.available_permits().min(BATCH);
         let mut permits: Vec<_> =
             (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
+        let except = Except { plugins, webhooks: permits.is_empty() };
         let limit = if permits.is_empty() { BATCH } else { permits.len() };
         let began_ms = clock.now_ms();
         let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
@@ -150,7 +149,7 @@ impl Loop {
         }
         let back = back.iter().map(|delivery| {
             let reason = "as many are under way as the configuration allows".to_owned();
-            self.tries.end(delivery, Outcome::NotNow { reason, after: NO_PERMIT_WAIT })
+            self.tries.end(delivery, Outcome::PutBack { reason, after: NO_PERMIT_WAIT })
         });
         futures::future::join_all(back).await;
         if more {
@@ -190,7 +189,7 @@ impl Tries {
         let outcome = tokio::select! {
             biased;
             outcome = self.attempt(&delivery) => outcome,
-            () = self.drained() => Outcome::NotNow {
+            () = self.drained() => Outcome::PutBack {
                 reason: "the gateway is stopping".to_owned(),
                 after: Duration::ZERO,
             },
@@ -273,7 +272,7 @@ impl Tries {
             DeliveryTarget::Plugin { .. } => &config.retry,
         };
         let now = clock.now_ms();
-        let settlement = retry.settle(outcome, delivery.attempts, delivery.created_ms, now, &self.jitter);
+        let settlement = retry.settle(outcome, delivery.attempts, delivery.since_ms, now, &self.jitter);
         report(delivery, &settlement, now);
         let deadline = Instant::now() + config.lease;
         let mut wait = LEAST_WAIT;

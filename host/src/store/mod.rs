@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use kv::{Kv, KvEntry, KvError, KvQuota};
 pub use log::EventLog;
 pub use outbox::{
-    DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, NewWebhook, Outbox, Settlement,
+    DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox, Settlement,
 };
 pub use queue::{CancelOutcome, Claim, Lease, Submitted, TaskQueue, Turn};
 

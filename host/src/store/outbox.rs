@@ -63,6 +63,15 @@ pub struct DeliveryLease {
     pub token: u64,
 }
 
+/// Deliveries that are not to be claimed.
+#[derive(Clone, Debug, Default)]
+pub struct Except {
+    /// Those to these plugins.
+    pub plugins: Vec<String>,
+    /// Webhooks.
+    pub webhooks: bool,
+}
+
 /// A delivery that is the caller's to make.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -72,8 +81,8 @@ pub struct Delivery {
     pub target: DeliveryTarget,
     /// Tries before this one that counted; one whose lease ran out counts, since nobody knows what it did.
     pub attempts: u32,
-    /// When it was put into the outbox, in milliseconds since the Unix epoch.
-    pub created_ms: u64,
+    /// When its moment came, or when it was last replayed, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// What a try came to.
@@ -121,8 +130,8 @@ pub trait Outbox: Send + Sync {
     /// [`StoreError::Unavailable`].
     async fn enqueue_webhook(&self, webhook: NewWebhook) -> Result<bool, StoreError>;
 
-    /// Takes up to `limit` deliveries that are due, are first in their lane, and whose lease, if any, ran out;
-    /// deliveries to the plugins named in `except` are left where they are.
+    /// Takes up to `limit` deliveries that are due, are first in their lane, and whose lease, if any, ran out; those of
+    /// `except` are left where they are.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -130,7 +139,7 @@ pub trait Outbox: Send + Sync {
         &self,
         limit: usize,
         lease: Duration,
-        except: &[String],
+        except: &Except,
     ) -> Result<Claimed<Delivery>, StoreError>;
 
     /// Returns when there may be something to claim that was not there before. May return for nothing.

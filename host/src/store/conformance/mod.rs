@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub(crate) use {kv::*, log::*, outbox::*, queue::*, upkeep::*};
 
-use super::{Claim, Delivery, Store, StoreError};
+use super::{Claim, Delivery, Except, Store, StoreError};
 use crate::domain::{Clock, DeliveryOrder, Event, Kind, Moment, NewTask, Position, SessionId, TaskId};
 
 /// A store of the kind under test in a place of its own, with a manual clock.
@@ -207,7 +207,7 @@ async fn places(store: &dyn Store, task: TaskId, after: Position, page: usize) -
 }
 
 async fn deliveries(store: &dyn Store, limit: usize) -> Vec<Delivery> {
-    store.claim_deliveries(limit, LEASE, &[]).await.unwrap().items
+    store.claim_deliveries(limit, LEASE, &Except::default()).await.unwrap().items
 }
 
 async fn one_delivery(store: &dyn Store) -> Delivery {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{
-    Claimed, DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, NewWebhook, Outbox, Settlement,
-    StoreError,
+    Claimed, DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox,
+    Settlement, StoreError,
 };
 use super::schema::delivery::{DEAD, DONE, HELD, LEASED, READY, WAITING};
 use super::writer::Tx;
@@ -25,9 +25,9 @@ impl Outbox for SqliteStore {
         &self,
         limit: usize,
         lease: Duration,
-        except: &[String],
+        except: &Except,
     ) -> Result<Claimed<Delivery>, StoreError> {
-        let except = except.to_vec();
+        let except = except.clone();
         self.writer.call(0, move |tx| claim(tx, limit, lease, &except)).await
     }
 
@@ -97,7 +97,7 @@ pub(super) fn hold(tx: &mut Tx<'_>, task: &NewTask, order: &DeliveryOrder) -> ru
     let place = tx.memory.next_place;
     tx.memory.next_place += 1;
     let session = task.session.as_key();
-    let sql = "INSERT INTO outbox (lane, place, state, created_ms, plugin, task, session, address, moment)
+    let sql = "INSERT INTO outbox (lane, place, state, since_ms, plugin, task, session, address, moment)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     tx.conn.prepare_cached(sql)?.execute(params![
         format!("s/{session}"),
@@ -123,9 +123,11 @@ fn moment(at: Moment) -> i64 {
 /// Makes a task's delivery due if this is its moment, or its moment has passed.
 pub(super) fn reached(tx: &mut Tx<'_>, id: i64, what: Reached) -> rusqlite::Result<()> {
     let latest = if what == Reached::Start { moment(Moment::Start) } else { moment(Moment::End) };
-    let sql = "UPDATE outbox SET state = 1 WHERE id = ?1 AND state = 0 AND moment <= ?2 RETURNING lane";
+    let sql = "UPDATE outbox SET state = 1, since_ms = ?3
+               WHERE id = ?1 AND state = 0 AND moment <= ?2 RETURNING lane";
+    let now = int(tx.now);
     let lane: Option<String> =
-        tx.conn.prepare_cached(sql)?.query_row([id, latest], |row| row.get(0)).optional()?;
+        tx.conn.prepare_cached(sql)?.query_row([id, latest, now], |row| row.get(0)).optional()?;
     if let Some(lane) = lane {
         tx.memory.deliveries += 1;
         advance(tx, &lane)?;
@@ -158,7 +160,7 @@ fn enqueue(tx: &mut Tx<'_>, webhook: &NewWebhook) -> rusqlite::Result<bool> {
     tx.memory.next_place += 1;
     tx.memory.deliveries += 1;
     let lane = format!("w/{owner}/{lane}");
-    let sql = "INSERT INTO outbox (lane, place, state, created_ms, plugin, owner, key, url)
+    let sql = "INSERT INTO outbox (lane, place, state, since_ms, plugin, owner, key, url)
                VALUES (?1, ?2, ?3, ?4, '', ?5, ?6, ?7)";
     tx.conn.prepare_cached(sql)?.execute(params![lane, place, WAITING, int(tx.now), owner, key, url])?;
     let id = tx.conn.last_insert_rowid();
@@ -172,7 +174,7 @@ fn claim(
     tx: &mut Tx<'_>,
     limit: usize,
     lease: Duration,
-    except: &[String],
+    except: &Except,
 ) -> rusqlite::Result<Claimed<Delivery>> {
     let now = int(tx.now);
     let mut due: Vec<(i64, i64)> = Vec::new();
@@ -180,7 +182,8 @@ fn claim(
     // A few plugins, each with a range of its own: those left out cost nothing however much waits for them.
     let mut plugin = first_plugin(tx.conn, None)?;
     while let Some(name) = plugin {
-        if name.is_empty() || !except.contains(&name) {
+        let left = if name.is_empty() { except.webhooks } else { except.plugins.contains(&name) };
+        if !left {
             let mut statement = tx.conn.prepare_cached(DUE)?;
             let rows = statement
                 .query_map(params![name, now, int(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -210,7 +213,7 @@ fn claim(
                 lease: DeliveryLease { id: DeliveryId(uint(id)), token: uint(row.get("token")?) },
                 target: target(row)?,
                 attempts: row.get("attempts")?,
-                created_ms: uint(row.get("created_ms")?),
+                since_ms: uint(row.get("since_ms")?),
             })
         };
         items.push(tx.conn.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], delivery)?);
@@ -278,9 +281,9 @@ fn settle(tx: &mut Tx<'_>, lease: DeliveryLease, settlement: &Settlement) -> rus
 
 fn replay(tx: &mut Tx<'_>, id: DeliveryId) -> rusqlite::Result<bool> {
     let place = tx.memory.next_place;
-    let sql = "UPDATE outbox SET state = ?2, place = ?3, attempts = 0, settled_ms = NULL, error = NULL
+    let sql = "UPDATE outbox SET state = ?2, place = ?3, since_ms = ?5, attempts = 0, settled_ms = NULL, error = NULL
                WHERE id = ?1 AND state = ?4 RETURNING lane";
-    let params = params![int(id.0), WAITING, place, DEAD];
+    let params = params![int(id.0), WAITING, place, DEAD, int(tx.now)];
     let lane: Option<String> = tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
     let Some(lane) = lane else { return Ok(false) };
     tx.memory.next_place += 1;

@@ -98,7 +98,7 @@ CREATE TABLE outbox (
   due_ms INTEGER,
   token INTEGER NOT NULL DEFAULT 0,
   attempts INTEGER NOT NULL DEFAULT 0,
-  created_ms INTEGER NOT NULL,
+  since_ms INTEGER NOT NULL,
   settled_ms INTEGER,
   error TEXT,
   plugin TEXT NOT NULL,
