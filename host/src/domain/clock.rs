@@ -1,4 +1,5 @@
-//! Where time stamps come from, so that tests decide what time it is. Waiting is tokio's trade, not this one's.
+//! Where time stamps come from, so that tests decide what time it is. Waiting is tokio's trade; what
+//! it lacks is here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,14 @@ impl Clock {
         if let Self::Manual(ms) = self {
             ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
         }
+    }
+}
+
+/// Waits until a time. Never returns without one.
+pub async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ mod id;
 mod input;
 mod task;
 
-pub use clock::{Clock, rfc3339};
+pub use clock::{Clock, rfc3339, sleep_until};
 pub use event::{AgentEvent, ErrorType, Event, Kind, Position};
 pub use id::{Cursor, InvalidId, SessionId, TaskId};
 pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{mailbox as wit, types};
-use crate::domain::{Cursor, Position, SessionId, TaskId};
+use crate::domain::{Cursor, Position, SessionId, TaskId, sleep_until};
 use crate::hub::{Entry, Follower, Hub, SessionFollower, Step};
 use crate::store::StoreError;
 
@@ -330,13 +330,6 @@ fn event(entry: &Entry) -> types::Event {
         kind: event.kind.as_str().to_owned(),
         at_ms: event.at_ms,
         data: event.data.to_string(),
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
