@@ -19,7 +19,7 @@ use crate::egress::{Egress, Tls};
 use crate::exchanges::{self, Exchange, Exchanges};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
-use crate::plugins::{ArtefactCache, Catalogue, Engine, Keeper, Loader, Settings};
+use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::tasks::{self, AgentInfo, Tasks};
@@ -52,11 +52,11 @@ pub struct Gateway {
 
 impl Gateway {
     /// Opens the store, builds every module and binds the address. Background work begins at once: plugins are loaded,
-    /// accepted tasks are run.
+    /// accepted tasks are run. Components are compiled by `compiler`.
     ///
     /// # Errors
     /// Whatever keeps the gateway from serving, in words for the operator.
-    pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, metrics: Metrics, compiler: Compiler) -> anyhow::Result<Self> {
         let clock = Clock::System;
         let [stop, wrap_up, finish] = std::array::from_fn(|_| CancellationToken::new());
         let background = TaskTracker::new();
@@ -75,7 +75,7 @@ impl Gateway {
         let tasks = new_tasks(&config, &agents, &store, &hub);
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 
-        let (engine, catalogue, keeper) = open_plugins(&config, settings, clock.clone())?;
+        let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
         let parts = exchanges::Parts {
             tasks: tasks.clone(),
             hub: hub.clone(),
@@ -220,13 +220,19 @@ fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub
 fn open_plugins(
     config: &Config,
     settings: Settings,
+    compiler: Compiler,
     clock: Clock,
 ) -> anyhow::Result<(Engine, Catalogue<Exchange>, Keeper<Exchange>)> {
     let largest =
         usize::try_from(settings.largest_memory()).context("plugin_defaults.memory is too large")?;
     let engine = Engine::new(&config.engine, largest)?;
-    let loader = loader(&engine, &config.data_dir)?;
-    let (catalogue, keeper) = Keeper::open(config.plugins_dir.clone(), loader, settings, clock)
+    let loader = loader(&engine, &config.data_dir, compiler)?;
+    let keeper_config = KeeperConfig {
+        dir: config.plugins_dir.clone(),
+        claims: config.data_dir.join("routes.json"),
+        first_load: config.engine.first_load,
+    };
+    let (catalogue, keeper) = Keeper::open(keeper_config, loader, settings, clock)
         .with_context(|| format!("can't open the plugin directory {}", config.plugins_dir.display()))?;
     Ok((engine, catalogue, keeper))
 }
@@ -235,11 +241,11 @@ fn open_plugins(
 ///
 /// # Errors
 /// The cache's directory can't be created.
-pub fn loader(engine: &Engine, data_dir: &Path) -> anyhow::Result<Loader<Exchange>> {
+pub fn loader(engine: &Engine, data_dir: &Path, compiler: Compiler) -> anyhow::Result<Loader<Exchange>> {
     let dir = data_dir.join("artefacts");
     let artefacts = ArtefactCache::open(dir.clone())
         .with_context(|| format!("can't open the cache {}", dir.display()))?;
-    Loader::new(engine.clone(), artefacts).map_err(anyhow::Error::from)
+    Loader::new(engine.clone(), artefacts, compiler).map_err(anyhow::Error::from)
 }
 
 fn worker(

@@ -173,13 +173,15 @@ impl Config {
         self.plugin_defaults
             .check()
             .map_err(|(key, reason)| ConfigError::Setting(format!("plugin_defaults.{key}: {reason}")))?;
+        self.engine
+            .check()
+            .map_err(|(key, reason)| ConfigError::Setting(format!("engine.{key}: {reason}")))?;
         let positive = [
             ("workers.count", self.workers.count as u64),
             ("workers.queue", self.workers.queue),
             ("limits.connections", self.limits.connections as u64),
             ("limits.body", self.limits.body.as_u64()),
             ("stream.ring_events", self.stream.ring_events as u64),
-            ("engine.exchanges", self.engine.exchanges.into()),
         ];
         for (name, value) in positive {
             if value == 0 {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::tryout::Tryout;
 use super::{ServeArgs, build, serve};
 use crate::app::Gateway;
+use crate::plugins::Compiler;
 use crate::telemetry::{self, Metrics};
 
 /// Saving a file is often several changes: they are waited out.
@@ -31,7 +32,8 @@ pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
     serve::runtime()?.block_on(async {
         let stop = serve::stop_signal()?;
         let tryout = Tryout::of(&config);
-        let gateway = Gateway::start(config, metrics).await?;
+        let compiler = Compiler::child(&config.engine);
+        let gateway = Gateway::start(config, metrics, compiler).await?;
         gateway.catalogue().wait_loaded().await;
         serve::announce(&gateway)?;
         let serving = gateway.catalogue().status();

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{CheckArgs, ServeArgs, serve};
 use crate::app;
 use crate::exchanges::Exchange;
-use crate::plugins::{Engine, EngineConfig, Generation, PluginSettings, RouteTable, Settings};
+use crate::plugins::{Compiler, Engine, EngineConfig, Generation, PluginSettings, RouteTable, Settings};
 use crate::telemetry::{self, TelemetryConfig};
 
 /// Loads the component, and says whether it would serve.
@@ -93,11 +93,11 @@ fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exc
         bail!("{} is larger than {} (limits.file)", args.file.display(), bytesize::ByteSize(bound));
     }
     let engine = Engine::new(
-        &EngineConfig { exchanges: 4, threads: 1 },
+        &EngineConfig { exchanges: 4, threads: 1, ..config.engine.clone() },
         usize::try_from(settings.limits.memory.as_u64()).context("limits.memory is too large")?,
     )?;
     let cache = TempDir::new()?;
-    let loader = app::loader(&engine, &cache.0)?;
+    let loader = app::loader(&engine, &cache.0, Compiler::child(&config.engine))?;
     let hash = Sha256::digest(&bytes).into();
     let loaded = serve::runtime()?.block_on(loader.load(&settings, 1, hash, bytes, 0));
     drop(cache);

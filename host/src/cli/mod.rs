@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::plugins::{COMPILE, compile_component};
+
 /// The agent gateway that you extend by dropping in a .wasm.
 ///
 /// Platforms reach agents through plugins: WebAssembly components in the plugin directory, reloaded while the gateway
@@ -36,6 +38,23 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Compile the component on standard input to standard output, with bounds: what the gateway starts itself as.
+    #[command(name = COMPILE, hide = true)]
+    Compile(CompileArgs),
+}
+
+/// What the gateway tells its compiler, in bytes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CompileArgs {
+    /// Length of the component.
+    #[arg(long)]
+    pub(crate) length: u64,
+    /// The largest memory that any plugin may be granted.
+    #[arg(long)]
+    pub(crate) largest_memory: usize,
+    /// Memory that compiling may take.
+    #[arg(long)]
+    pub(crate) memory: u64,
 }
 
 /// Where the configuration comes from, and what overrides it.
@@ -125,6 +144,16 @@ impl Cli {
             Command::Plugin(PluginCommand::Inspect(args)) => inspect::inspect(&args),
             Command::Plugin(PluginCommand::List(args)) => list::list(&args),
             Command::Config(ConfigCommand::Check(args)) => config::check(&args),
+            Command::Compile(args) => compile(args),
         }
     }
+}
+
+/// The gateway reads what is said here: the reason alone.
+fn compile(args: CompileArgs) -> anyhow::Result<()> {
+    if let Err(reason) = compile_component(args.length, args.largest_memory, args.memory) {
+        eprintln!("{reason}");
+        std::process::exit(1);
+    }
+    Ok(())
 }

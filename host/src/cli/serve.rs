@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use super::ServeArgs;
 use crate::app::Gateway;
 use crate::config::{Config, Overrides};
+use crate::plugins::Compiler;
 use crate::telemetry::{self, Metrics};
 
 /// Files that are open beside connections: the store, plugins, requests to agents and platforms.
@@ -31,7 +32,8 @@ pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        let gateway = Gateway::start(config, metrics).await?;
+        let compiler = Compiler::child(&config.engine);
+        let gateway = Gateway::start(config, metrics, compiler).await?;
         announce(&gateway)?;
         gateway.serve(stop).await;
         Ok(())

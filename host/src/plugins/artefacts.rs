@@ -48,33 +48,26 @@ impl ArtefactCache {
         Ok(cache)
     }
 
-    /// The component, from its artefact or else compiled. Blocks for as long as compiling takes.
-    ///
-    /// # Errors
-    /// The bytes are no valid component.
-    pub fn load(
-        &self,
-        engine: &Engine,
-        hash: &ContentHash,
-        bytes: &[u8],
-    ) -> wasmtime::Result<(Component, Origin)> {
+    /// The component, if its artefact is here. Blocks for the time of a look into the directory.
+    pub fn find(&self, engine: &Engine, hash: &ContentHash) -> Option<Component> {
         let path = self.path(engine, hash);
-        if path.exists() {
-            match load_artefact(engine, &path) {
-                Ok(component) => return Ok((component, Origin::Cached)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a cached artefact can't be used; compiling again");
-                    let _ = fs::remove_file(&path);
-                }
+        if !path.exists() {
+            return None;
+        }
+        match load_artefact_file(engine, &path) {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a cached artefact can't be used; compiling again");
+                let _ = fs::remove_file(&path);
+                None
             }
         }
-        Ok((compile_at_low_priority(engine, bytes)?, Origin::Compiled))
     }
 
     /// Keeps what was compiled. Blocks until it is on disk; nobody needs to wait for it.
-    pub fn keep(&self, engine: &Engine, hash: &ContentHash, component: &Component) {
+    pub fn keep(&self, engine: &Engine, hash: &ContentHash, artefact: &[u8]) {
         let path = self.path(engine, hash);
-        if let Err(error) = self.save(&path, component) {
+        if let Err(error) = self.save(&path, artefact) {
             tracing::warn!(path = %path.display(), %error, "can't cache a compiled plugin; it will be compiled at every start");
         }
     }
@@ -86,13 +79,12 @@ impl ArtefactCache {
         self.dir.join(format!("{content}-{:016x}.cwasm", compatibility.finish()))
     }
 
-    fn save(&self, path: &Path, component: &Component) -> std::io::Result<()> {
-        let bytes = component.serialize().map_err(|error| std::io::Error::other(error.to_string()))?;
+    fn save(&self, path: &Path, artefact: &[u8]) -> std::io::Result<()> {
         static SAVES: AtomicU64 = AtomicU64::new(0);
         let save = SAVES.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_extension(format!("tmp{}-{save}", std::process::id()));
         let mut file = fs::File::create(&temporary)?;
-        file.write_all(&bytes)?;
+        file.write_all(artefact)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         self.prune();
@@ -112,26 +104,25 @@ impl ArtefactCache {
     }
 }
 
-/// Compiles on a thread of its own that gives way to those that serve.
-fn compile_at_low_priority(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
-    std::thread::scope(|scope| {
-        let compile = scope.spawn(|| {
-            // On Linux this is the thread's own priority. Where it is refused, compiling is merely less polite.
-            let _ = rustix::process::setpriority_process(None, 10);
-            Component::from_binary(engine, bytes)
-        });
-        compile
-            .join()
-            .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on this component")))
-    })
+/// Loads what was compiled just now.
+///
+/// # Errors
+/// It is no artefact, or not one of this engine's.
+#[expect(
+    unsafe_code,
+    reason = "it comes from this process's own compiler or its child's, and wasmtime checks version and settings"
+)]
+pub(super) fn load_artefact(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: see the reason above.
+    unsafe { Component::deserialize(engine, artefact) }
 }
 
-/// Loads an artefact.
+/// Loads an artefact of the cache.
 #[expect(
     unsafe_code,
     reason = "the directory is the gateway's own (mode 0700), files in it are written whole by `save` only, and wasmtime checks version and settings"
 )]
-fn load_artefact(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+fn load_artefact_file(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: see the reason above.
     let component = unsafe { Component::deserialize_file(engine, path) }?;
     // Marks it as used, for `prune`.

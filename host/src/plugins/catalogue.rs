@@ -18,15 +18,15 @@ use super::routes::RouteTable;
 use super::sandbox::Guest;
 use super::status::{PluginState, PluginStatus};
 
-/// Orders that may wait for the catalogue's task.
-const ORDERS: usize = 64;
+/// Orders that may wait for the catalogue's task, and for one plugin's load.
+pub(super) const ORDERS: usize = 64;
 
 /// What the operator can do to a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Load its file again, changed or not.
+    /// Load its file again, changed or not, rolled back or not.
     Reload,
-    /// Go back to the generation that served before.
+    /// Go back to what served before; what it goes back from is not loaded again unless by `Reload`.
     Rollback,
     /// Take it out until it is enabled again, or the gateway restarts.
     Disable,
@@ -53,6 +53,13 @@ pub(crate) struct Order {
     pub(crate) plugin: String,
     pub(crate) action: Action,
     pub(crate) done: oneshot::Sender<Result<(), ActionError>>,
+}
+
+impl Order {
+    /// Tells the result to whoever asked, who may have gone.
+    pub(crate) fn answer(self, result: Result<(), ActionError>) {
+        let _ = self.done.send(result);
+    }
 }
 
 /// A plugin in a snapshot.
@@ -160,14 +167,16 @@ impl<T: Guest> Catalogue<T> {
             snapshot.plugins.values().filter(|entry| entry.serving.is_some() && !entry.disabled).count()
                 as f64,
         );
-        for (name, entry) in &snapshot.plugins {
-            let number = entry.serving.as_ref().map_or(0, |generation| generation.number);
-            metrics::gauge!("plugway_plugin_generation", "plugin" => name.to_string()).set(number as f64);
-        }
-        let before = self.shared.snapshot.swap(Arc::new(snapshot));
-        let now = self.shared.snapshot.load();
-        for name in before.plugins.keys().filter(|name| !now.plugins.contains_key(*name)) {
-            metrics::gauge!("plugway_plugin_generation", "plugin" => name.to_string()).set(0.0);
+        let now = Arc::new(snapshot);
+        let before = self.shared.snapshot.swap(now.clone());
+        // What never served has no figures: any file in the directory has a name.
+        let served = |name: &Arc<str>| before.plugins.get(name).is_some_and(|entry| entry.serving.is_some());
+        for name in now.plugins.keys().chain(before.plugins.keys()) {
+            let serving = now.plugins.get(name).and_then(|entry| entry.serving.as_ref());
+            if serving.is_some() || served(name) {
+                let number = serving.map_or(0, |generation| generation.number);
+                metrics::gauge!("plugway_plugin_generation", "plugin" => name.to_string()).set(number as f64);
+            }
         }
     }
 

@@ -27,6 +27,11 @@ pub struct Limits {
     pub exchanges: usize,
     /// Requests that may wait for a free exchange before others get 503.
     pub waiting: usize,
+    /// How long one waits before it gets 503.
+    #[serde(with = "humantime_serde")]
+    pub waiting_timeout: Duration,
+    /// Replaced generations that may still have exchanges; the oldest one's are told to end.
+    pub old_generations: usize,
     /// What one exchange may write to its log.
     pub log: ByteSize,
     /// Outgoing requests of one exchange.
@@ -54,6 +59,9 @@ pub struct LimitsOverride {
     exchange_timeout: Option<Duration>,
     exchanges: Option<usize>,
     waiting: Option<usize>,
+    #[serde(with = "humantime_serde::option")]
+    waiting_timeout: Option<Duration>,
+    old_generations: Option<usize>,
     log: Option<ByteSize>,
     requests: Option<u32>,
     kv: Option<ByteSize>,
@@ -99,6 +107,8 @@ impl Limits {
             exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
             exchanges: own.exchanges.unwrap_or(self.exchanges),
             waiting: own.waiting.unwrap_or(self.waiting),
+            waiting_timeout: own.waiting_timeout.unwrap_or(self.waiting_timeout),
+            old_generations: own.old_generations.unwrap_or(self.old_generations),
             log: own.log.unwrap_or(self.log),
             requests: own.requests.unwrap_or(self.requests),
             kv: own.kv.unwrap_or(self.kv),

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Length of a tick of the CPU limit.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Instances beside those of exchanges, for components that are being loaded.
-const PROBES: u32 = 2;
+/// Largest `reserve`, in percent.
+const MOST_RESERVED: u32 = 90;
 /// Ticks without a guest before the ticker sleeps: waking it costs more than a tick, so it is not done per request.
 const LINGER: u32 = 100;
 /// Stack that a guest's own calls may use; deeper recursion traps.
@@ -30,8 +31,44 @@ pub struct EngineConfig {
     /// Exchanges that may live at once, over all plugins. Each needs about seven of the kernel's memory mappings
     /// (`vm.max_map_count`); what it does not allow is taken off, with a warning.
     pub exchanges: u32,
+    /// Part of the exchanges, in percent, that only plugins may use that have few.
+    pub reserve: u32,
     /// Threads that run guests; 0: as many as the machine has processors.
     pub threads: usize,
+    /// Components that are loaded at once; more wait.
+    pub loads: u32,
+    /// How long the start waits for components before it serves those that are loaded.
+    #[serde(with = "humantime_serde")]
+    pub first_load: Duration,
+    /// Memory that compiling a component may take.
+    pub compile_memory: ByteSize,
+    /// Time that it may take.
+    #[serde(with = "humantime_serde")]
+    pub compile_timeout: Duration,
+}
+
+impl EngineConfig {
+    /// What no type can say.
+    ///
+    /// # Errors
+    /// The key that is wrong, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.reserve > MOST_RESERVED {
+            return Err(("reserve", "must be at most 90 percent"));
+        }
+        let positive = [
+            ("exchanges", u64::from(self.exchanges)),
+            ("loads", u64::from(self.loads)),
+            ("compile_memory", self.compile_memory.as_u64()),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err((key, "must be more than nothing"));
+        }
+        if self.compile_timeout.is_zero() {
+            return Err(("compile_timeout", "must be longer than nothing"));
+        }
+        Ok(())
+    }
 }
 
 /// The engine can't be had on this machine.
@@ -62,7 +99,10 @@ pub struct Engine {
 
 struct Inner {
     engine: wasmtime::Engine,
+    largest_memory: usize,
     slots: u32,
+    reserve: u32,
+    loads: u32,
     running: Arc<AtomicUsize>,
     ticker: Thread,
     guests: tokio::runtime::Handle,
@@ -94,10 +134,11 @@ impl Engine {
     /// The machine refuses the address space, or a thread.
     pub fn new(config: &EngineConfig, largest_memory: usize) -> Result<Self, EngineError> {
         let slots = affordable_slots(config.exchanges);
-        let engine = wasmtime::Engine::new(&settings(slots + PROBES, largest_memory)).map_err(|error| {
-            let memory = bytesize::ByteSize(largest_memory as u64);
-            EngineError::NoRoom { slots, memory, reason: super::failure::describe(&error) }
-        })?;
+        let engine =
+            wasmtime::Engine::new(&settings(slots + config.loads, largest_memory)).map_err(|error| {
+                let memory = bytesize::ByteSize(largest_memory as u64);
+                EngineError::NoRoom { slots, memory, reason: super::failure::describe(&error) }
+            })?;
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             n => n,
@@ -113,7 +154,10 @@ impl Engine {
         Ok(Self {
             inner: Arc::new(Inner {
                 engine,
+                largest_memory,
                 slots,
+                reserve: config.reserve,
+                loads: config.loads,
                 running,
                 ticker,
                 guests: runtime.handle().clone(),
@@ -130,6 +174,21 @@ impl Engine {
     /// Exchanges that may live at once.
     pub fn slots(&self) -> usize {
         self.inner.slots as usize
+    }
+
+    /// Those of them that only plugins may use that have few.
+    pub fn reserved_slots(&self) -> usize {
+        self.slots() * self.inner.reserve as usize / 100
+    }
+
+    /// Components that may be loaded at once.
+    pub(super) fn loads(&self) -> usize {
+        self.inner.loads as usize
+    }
+
+    /// The largest linear memory that any plugin may be granted, in bytes.
+    pub(super) fn largest_memory(&self) -> usize {
+        self.inner.largest_memory
     }
 
     /// The runtime that guests run on.
@@ -198,9 +257,15 @@ fn settings(slots: u32, largest_memory: usize) -> Config {
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
+    let mut config = compile_settings(largest_memory);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// All that an artefact depends on, without the pool: what compiles needs no room for instances.
+pub(super) fn compile_settings(largest_memory: usize) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .memory_reservation(largest_memory as u64)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(GUEST_STACK + (256 << 10))
@@ -227,4 +292,23 @@ fn affordable_slots(wanted: u32) -> u32 {
         );
     }
     wanted.min(carried).max(1)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An engine with room for a few instances.
+    pub(in crate::plugins) fn small_engine() -> Engine {
+        let config = EngineConfig {
+            exchanges: 4,
+            reserve: 0,
+            threads: 1,
+            loads: 2,
+            first_load: Duration::from_secs(10),
+            compile_memory: ByteSize::gib(2),
+            compile_timeout: Duration::from_secs(60),
+        };
+        Engine::new(&config, 16 << 20).unwrap()
+    }
 }

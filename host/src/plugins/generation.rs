@@ -2,16 +2,19 @@
 //! to the swap, which is the catalogue's.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker};
 
-use super::artefacts::{ArtefactCache, ContentHash, Origin};
+use super::artefacts::{ArtefactCache, ContentHash, Origin, load_artefact};
 use super::bindings::PluginExports;
+use super::compiler::Compiler;
 use super::engine::Engine;
 use super::failure::shorten;
 use super::manifest::Manifest;
@@ -40,7 +43,7 @@ pub enum Role {
 }
 
 /// A loaded component, ready for instances.
-pub struct Generation<T: Guest> {
+pub struct Content<T: Guest> {
     /// Counts up with every load of the plugin, from 1.
     pub number: u64,
     /// SHA-256 of its file.
@@ -57,16 +60,59 @@ pub struct Generation<T: Guest> {
     pub origin: Origin,
     /// When it was loaded, in milliseconds since the Unix epoch.
     pub loaded_ms: u64,
-    /// Cancelled when its exchanges must come to an end: too many old generations live.
-    pub closing: CancellationToken,
-    /// Exchanges that live; see [`super::InUse`].
-    pub(crate) in_use: AtomicUsize,
     pre: InstancePre<T>,
 }
 
-impl<T: Guest> std::fmt::Debug for Generation<T> {
+/// A component's time of service, from its swap to the next. One that serves again, after a rollback, is another time
+/// of the same content.
+pub struct Generation<T: Guest> {
+    content: Arc<Content<T>>,
+    /// Cancelled when its exchanges must come to an end: too many old generations live.
+    pub closing: CancellationToken,
+    /// Another generation serves, or none.
+    replaced: AtomicBool,
+    /// Exchanges that live; see [`super::InUse`].
+    pub(crate) in_use: AtomicUsize,
+}
+
+impl<T: Guest> std::ops::Deref for Generation<T> {
+    type Target = Content<T>;
+
+    fn deref(&self) -> &Content<T> {
+        &self.content
+    }
+}
+
+impl<T: Guest> Generation<T> {
+    /// Begins a time of service.
+    pub(super) fn new(content: Arc<Content<T>>) -> Self {
+        Self {
+            content,
+            closing: CancellationToken::new(),
+            replaced: AtomicBool::new(false),
+            in_use: AtomicUsize::new(0),
+        }
+    }
+
+    /// What serves.
+    pub(super) fn content(&self) -> &Arc<Content<T>> {
+        &self.content
+    }
+
+    /// Ends its time of service: exchanges that began on it go on, and what they come to is no longer the plugin's.
+    pub(super) fn replace(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+
+    /// Whether its time of service has ended.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+}
+
+impl<T: Guest> std::fmt::Debug for Content<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generation")
+        f.debug_struct("Content")
             .field("name", &self.manifest.name)
             .field("number", &self.number)
             .field("exported", &self.exported)
@@ -74,7 +120,16 @@ impl<T: Guest> std::fmt::Debug for Generation<T> {
     }
 }
 
-impl<T: Guest> Generation<T> {
+impl<T: Guest> std::fmt::Debug for Generation<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation")
+            .field("content", &self.content)
+            .field("replaced", &self.replaced)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Guest> Content<T> {
     /// Whether it exports the role.
     pub fn has(&self, role: Role) -> bool {
         self.exported.contains(&role)
@@ -87,11 +142,13 @@ impl<T: Guest> Generation<T> {
 }
 
 /// Loads components: everything that loading needs and that all plugins share.
-#[derive(Clone)]
 pub struct Loader<T: Guest> {
     engine: Engine,
     linker: Arc<Linker<T>>,
     artefacts: ArtefactCache,
+    compiler: Compiler,
+    /// Loads that may run at once.
+    loads: Arc<Semaphore>,
 }
 
 impl<T: Guest> std::fmt::Debug for Loader<T> {
@@ -101,15 +158,16 @@ impl<T: Guest> std::fmt::Debug for Loader<T> {
 }
 
 impl<T: Guest> Loader<T> {
-    /// Links WASI and the contract's imports once, for all plugins.
+    /// Links WASI and the contract's imports once, for all plugins. What is not in the cache is compiled by `compiler`.
     ///
     /// # Errors
     /// The bindings define a name twice: a fault of this build.
-    pub fn new(engine: Engine, artefacts: ArtefactCache) -> wasmtime::Result<Self> {
+    pub fn new(engine: Engine, artefacts: ArtefactCache, compiler: Compiler) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine.wasmtime());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         T::link(&mut linker)?;
-        Ok(Self { engine, linker: Arc::new(linker), artefacts })
+        let loads = Arc::new(Semaphore::new(engine.loads()));
+        Ok(Self { engine, linker: Arc::new(linker), artefacts, compiler, loads })
     }
 
     /// The engine that components are loaded into.
@@ -118,7 +176,7 @@ impl<T: Guest> Loader<T> {
     }
 
     /// Loads a component: compiles it or takes its artefact, compares contract versions, links, instantiates for real,
-    /// asks it to describe itself and to check its configuration.
+    /// asks it to describe itself and to check its configuration. Dropping the future ends all of that.
     ///
     /// # Errors
     /// A sentence for the plugin's author or operator, naming the step that failed.
@@ -131,12 +189,10 @@ impl<T: Guest> Loader<T> {
         now_ms: u64,
     ) -> Result<Generation<T>, String> {
         refuse_core_module(&bytes)?;
-        let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
-        let (component, origin) = tokio::task::spawn_blocking(move || artefacts.load(&engine, &hash, &bytes))
-            .await
-            .map_err(|error| format!("compiling it failed: {error}"))?
-            .map_err(|error| format!("not a valid component: {}", quote(&error)))?;
+        let _turn = self.loads.acquire().await.map_err(|_| "the gateway is shutting down".to_owned())?;
+        let (component, compiled) = self.component(hash, bytes).await?;
         let (contract, exported) = read_contract(&component, self.engine.wasmtime())?;
+        refuse_unserved(&exported)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|error| {
             format!(
                 "it imports something that this host does not have: {} (the contract is plugway:gateway {CONTRACT}; plugins get no files, sockets or other worlds)",
@@ -148,23 +204,34 @@ impl<T: Guest> Loader<T> {
         })?;
         let manifest = self.probe(settings, pre.clone()).await?;
         check_roles(&manifest, &exported)?;
-        if origin == Origin::Compiled {
+        let origin = if compiled.is_some() { Origin::Compiled } else { Origin::Cached };
+        if let Some(artefact) = compiled {
             let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
-            tokio::task::spawn_blocking(move || artefacts.keep(&engine, &hash, &component));
+            tokio::task::spawn_blocking(move || artefacts.keep(&engine, &hash, &artefact));
         }
-        Ok(Generation {
-            number,
-            hash,
-            manifest,
-            contract,
-            exported,
-            roles,
-            origin,
-            loaded_ms: now_ms,
-            closing: CancellationToken::new(),
-            in_use: AtomicUsize::new(0),
-            pre,
-        })
+        let content =
+            Content { number, hash, manifest, contract, exported, roles, origin, loaded_ms: now_ms, pre };
+        Ok(Generation::new(Arc::new(content)))
+    }
+
+    /// The component, and its artefact where it had to be compiled.
+    async fn component(
+        &self,
+        hash: ContentHash,
+        bytes: Vec<u8>,
+    ) -> Result<(Component, Option<Vec<u8>>), String> {
+        let failed = |error: tokio::task::JoinError| format!("loading its code failed: {error}");
+        let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
+        let found = tokio::task::spawn_blocking(move || artefacts.find(&engine, &hash));
+        if let Some(component) = found.await.map_err(failed)? {
+            return Ok((component, None));
+        }
+        let artefact = self.compiler.compile(&self.engine, bytes).await?;
+        let engine = self.engine.wasmtime().clone();
+        let load = move || (load_artefact(&engine, &artefact), artefact);
+        let (component, artefact) = tokio::task::spawn_blocking(load).await.map_err(failed)?;
+        let component = component.map_err(|error| format!("loading its code failed: {}", quote(&error)))?;
+        Ok((component, Some(artefact)))
     }
 
     /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
@@ -175,7 +242,7 @@ impl<T: Guest> Loader<T> {
         let calls = self.engine.guests().spawn(async move {
             tokio::time::timeout(PROBE_TIMEOUT, describe_and_check(store, pre, &config)).await
         });
-        match calls.await {
+        match AbortOnDropHandle::new(calls).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
                 Err(format!("`describe` and `check` took longer than {} s", PROBE_TIMEOUT.as_secs()))
@@ -209,6 +276,17 @@ async fn describe_and_check<T: Guest>(
         .map_err(|error| format!("`check` trapped: {}", quote(&error)))?
         .map_err(|reason| format!("`check` refused the configuration: {}", shorten(&reason, QUOTED)))?;
     Ok(manifest)
+}
+
+/// Roles of the contract that this host does not serve yet, with their names.
+const UNSERVED: [(Role, &str); 2] = [(Role::Socket, "socket"), (Role::Filter, "filter")];
+
+/// What would never be called must not look as if it were.
+fn refuse_unserved(exported: &[Role]) -> Result<(), String> {
+    match UNSERVED.iter().find(|(role, _)| exported.contains(role)) {
+        Some((_, name)) => Err(format!("this host does not serve the role `{name}` yet")),
+        None => Ok(()),
+    }
 }
 
 /// A routed plugin must have the role that serves its routes, and the reverse.
@@ -308,6 +386,18 @@ mod tests {
         assert!(refuse_core_module(b"#!/bin/sh").unwrap_err().contains("not a WebAssembly file"));
         assert!(refuse_core_module(b"").is_err());
         assert!(refuse_core_module(b"\0asm\x0d\0\x01\0").is_ok());
+    }
+
+    #[test]
+    fn a_role_that_is_not_served_is_refused_also_beside_others() {
+        for exported in [&[Role::Filter][..], &[Role::Http, Role::Filter], &[Role::Delivery, Role::Filter]] {
+            assert_eq!(
+                refuse_unserved(exported).unwrap_err(),
+                "this host does not serve the role `filter` yet"
+            );
+        }
+        assert!(refuse_unserved(&[Role::Http, Role::Socket]).unwrap_err().contains("`socket`"));
+        assert!(refuse_unserved(&[Role::Http, Role::Delivery]).is_ok());
     }
 
     #[test]

@@ -91,6 +91,13 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Its routes with the mount before them, as "POST /second/webhook".
+    pub(super) fn routes_under(&self, mount: &str) -> Vec<String> {
+        self.routes.iter().map(|route| format!("{} {mount}{}", route.method, route.path)).collect()
+    }
+}
+
 impl Route {
     fn read(raw: wit::Route) -> Result<Self, String> {
         let method_fits = raw.method == "*"

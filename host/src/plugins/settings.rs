@@ -74,6 +74,25 @@ impl Settings {
         let own = self.plugins.values().map(|plugin| plugin.limits.memory.as_u64()).max().unwrap_or(0);
         own.max(self.defaults.memory.as_u64())
     }
+
+    /// Says which plugins may have more exchanges than the engine carries.
+    pub(super) fn warn_beyond(&self, slots: usize) {
+        let warn = |key: &str, exchanges: usize| {
+            if exchanges > slots {
+                tracing::warn!(
+                    exchanges,
+                    slots,
+                    "{key}.exchanges is more than all plugins together can have (engine.exchanges): calls will wait for each other"
+                );
+            }
+        };
+        warn("plugin_defaults", self.defaults.exchanges);
+        for (name, plugin) in &self.plugins {
+            if plugin.limits.exchanges != self.defaults.exchanges {
+                warn(&format!("plugins.{name}.limits"), plugin.limits.exchanges);
+            }
+        }
+    }
 }
 
 fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<PluginSettings, InvalidSettings> {
@@ -115,4 +134,34 @@ pub(crate) fn is_name(stem: &str) -> bool {
     (1..=64).contains(&stem.len())
         && stem.bytes().all(fits)
         && stem.as_bytes().first().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+
+    /// Settings of a plugin without a table of its own.
+    pub(in crate::plugins) fn settings(name: &str) -> PluginSettings {
+        let seconds = std::time::Duration::from_secs;
+        let limits = Limits {
+            memory: ByteSize::mib(16),
+            memory_total: ByteSize::mib(64),
+            cpu_per_step: seconds(1),
+            exchange_timeout: seconds(10),
+            exchanges: 2,
+            waiting: 2,
+            waiting_timeout: seconds(10),
+            old_generations: 3,
+            log: ByteSize::kib(64),
+            requests: 10,
+            kv: ByteSize::mib(1),
+            traps: 5,
+            trap_window: seconds(10),
+            file: ByteSize::mib(1),
+        };
+        let settings = Settings::resolve(limits, &BTreeMap::new()).unwrap();
+        PluginSettings::clone(&settings.of(name))
+    }
 }

@@ -71,11 +71,7 @@ impl PluginStatus {
                 wants.push(want);
             }
         }
-        let routes = manifest.map(|manifest| {
-            let route =
-                |route: &super::manifest::Route| format!("{} {}{}", route.method, settings.mount, route.path);
-            manifest.routes.iter().map(route).collect()
-        });
+        let routes = manifest.map(|manifest| manifest.routes_under(&settings.mount));
         let role_name =
             |role| serde_json::to_value(role).ok().and_then(|value| value.as_str().map(str::to_owned));
         Self {
