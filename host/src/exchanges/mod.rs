@@ -10,13 +10,15 @@ mod mailbox;
 mod pacing;
 mod responder;
 mod run;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -24,7 +26,7 @@ use crate::delivery::{DeliveryFailure, Webhooks};
 use crate::domain::{Clock, TaskId};
 use crate::egress::Egress;
 use crate::hub::Hub;
-use crate::plugins::{Catalogue, Endpoint, Engine, Generation, InUse, Plugin, Refusal, Role};
+use crate::plugins::{Catalogue, Endpoint, Engine, Gate, Generation, InUse, Plugin, Refusal, Role};
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -35,9 +37,10 @@ use exchange::Services;
 use mailbox::Closing;
 use responder::Responder;
 use run::Outcome;
+use slots::{Slot, Slots};
 
-/// How long an exchange waits for one of the engine's slots when all plugins together hold them.
-const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+/// What a caller should wait when all plugins together hold the engine's slots.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// A request for a plugin, with what the host has established about it.
 #[derive(Debug)]
@@ -67,9 +70,6 @@ pub struct HttpCall {
 /// A request that got no answer from the plugin.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpFailure {
-    /// It was not let in: answer 503 with `Retry-After`.
-    #[error("the plugin is busy or resting")]
-    Refused(Duration),
     /// It ended without an answer: answer 500, without details.
     #[error("the plugin failed")]
     Failed,
@@ -105,8 +105,7 @@ struct Shared {
     engine: Engine,
     catalogue: Catalogue<Exchange>,
     services: Arc<Services>,
-    /// As many permits as the engine has slots.
-    slots: Arc<Semaphore>,
+    slots: Slots,
     shutdown: CancellationToken,
     running: TaskTracker,
 }
@@ -118,8 +117,9 @@ impl std::fmt::Debug for Exchanges {
 }
 
 /// What must be held while an exchange lives, dropped after its store.
-struct Admission {
-    _slot: OwnedSemaphorePermit,
+#[derive(Debug)]
+pub struct Admission {
+    _slot: Slot,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -134,7 +134,7 @@ impl Exchanges {
         let Parts { tasks, hub, store, egress, webhooks, clock } = parts;
         let services =
             Services { tasks, hub, store, egress, webhooks, pacer: pacing::Pacer::default(), clock };
-        let slots = Arc::new(Semaphore::new(engine.slots()));
+        let slots = Slots::new(engine.slots(), engine.reserved_slots());
         let shared = Shared {
             engine,
             catalogue,
@@ -165,14 +165,23 @@ impl Exchanges {
         self.shared.running.len()
     }
 
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let slots = self.shared.slots.clone();
-        let busy = Refusal::Busy(Duration::from_secs(1));
-        if let Ok(slot) = slots.clone().try_acquire_owned() {
-            return Ok(slot);
-        }
-        let slot = tokio::time::timeout(SLOT_PATIENCE, slots.acquire_owned()).await;
-        slot.map_err(|_| busy)?.map_err(|_| busy)
+    /// Waits until the plugin may have another exchange. What serves may have changed meanwhile: look it up afterwards.
+    async fn admit(&self, plugin: &Plugin, gate: &Gate) -> Result<Admission, Refusal> {
+        let deadline = Instant::now() + plugin.settings.limits.waiting_timeout;
+        let permit = gate.admit(deadline).await?;
+        let slot = self.shared.slots.take(&plugin.slots, deadline).await;
+        let slot = slot.ok_or(Refusal::Busy(BUSY_RETRY))?;
+        gate.rested()?;
+        Ok(Admission { _permit: permit, _slot: slot })
+    }
+
+    /// Waits until the plugin may answer another request. What serves may have changed meanwhile, so the endpoint for
+    /// [`Exchanges::http`] is to be looked up afterwards.
+    ///
+    /// # Errors
+    /// [`Refusal`]: answer 503 with `Retry-After`.
+    pub async fn admit_request(&self, plugin: &Plugin) -> Result<Admission, Refusal> {
+        self.admit(plugin, &plugin.requests).await
     }
 
     fn closing(
@@ -185,7 +194,7 @@ impl Exchanges {
             peer_gone,
             shutdown: self.shared.shutdown.clone(),
             replaced: generation.closing.clone(),
-            deadline: tokio::time::Instant::now() + run::told_after(plugin.settings.limits.exchange_timeout),
+            deadline: Instant::now() + run::told_after(plugin.settings.limits.exchange_timeout),
         }
     }
 
@@ -196,14 +205,12 @@ impl Exchanges {
     /// [`HttpFailure`]: there is no answer.
     pub async fn http(
         &self,
+        admission: Admission,
         endpoint: &Endpoint<Exchange>,
         call: HttpCall,
     ) -> Result<Response<ExchangeBody>, HttpFailure> {
         let plugin = endpoint.plugin.clone();
         let generation = InUse::begin(endpoint.generation.clone());
-        let refused = |refusal: Refusal| HttpFailure::Refused(refusal.retry_after());
-        let permit = plugin.requests.admit().await.map_err(refused)?;
-        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
         let peer_gone = CancellationToken::new();
         let guard = peer_gone.clone().drop_guard();
         let (responder, head) = Responder::new(peer_gone.clone());
@@ -241,25 +248,28 @@ impl Exchanges {
     /// [`DeliveryFailure`]: what is to become of the delivery.
     pub async fn deliver(&self, plugin: &str, task: TaskId, address: String) -> Result<(), DeliveryFailure> {
         let not_now = |after: Duration, reason: String| DeliveryFailure::NotNow { after, reason };
-        let (plugin, generation) = {
+        let serving = || {
             let snapshot = self.shared.catalogue.snapshot();
             let entry = snapshot.plugins.get(plugin).filter(|entry| !entry.disabled);
-            let serving =
-                entry.and_then(|entry| Some((entry.plugin.clone(), InUse::begin(entry.serving.clone()?))));
+            let serving = entry.and_then(|entry| Some((entry.plugin.clone(), entry.serving.clone()?)));
             serving.ok_or_else(|| {
                 not_now(Duration::from_secs(2), format!("no generation of the plugin `{plugin}` serves"))
-            })?
+            })
         };
+        let (waiting_for, _) = serving()?;
+        let admission = self
+            .admit(&waiting_for, &waiting_for.deliveries)
+            .await
+            .map_err(|refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into()))?;
+        // Another generation may serve by now, or none.
+        let (plugin, generation) = serving()?;
+        let generation = InUse::begin(generation);
         if !generation.has(Role::Delivery) {
             return Err(DeliveryFailure::Permanent(format!(
                 "the plugin `{}` has no delivery role",
                 plugin.name()
             )));
         }
-        let refused =
-            |refusal: Refusal| not_now(refusal.retry_after(), "the plugin is busy or resting".into());
-        let permit = plugin.deliveries.admit().await.map_err(refused)?;
-        let admission = Admission { _permit: permit, _slot: self.slot().await.map_err(refused)? };
         let closing = self.closing(&plugin, &generation, CancellationToken::new());
         let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
         let run = async move {

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
@@ -82,7 +83,7 @@ pub(super) async fn http(
     })
     .await;
     let answered = run.is_answered();
-    let outcome = run.end(&run.plugin.requests, peer_gone.is_cancelled(), handled.as_ref().err());
+    let outcome = run.end(&run.plugin.requests, generation, peer_gone.is_cancelled(), handled.as_ref().err());
     if let Ok(Err(reason)) = &handled {
         tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {}", shorten(reason, SAID));
     } else if handled.is_ok() && !answered {
@@ -115,7 +116,7 @@ pub(super) async fn deliver(
         exports.plugway_gateway_delivery().call_deliver(&mut *store, &task.to_string(), &address).await
     })
     .await;
-    run.end(&run.plugin.deliveries, false, delivered.as_ref().err());
+    run.end(&run.plugin.deliveries, generation, false, delivered.as_ref().err());
     match delivered {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Failure::Retry(_))) if closed.shutdown.is_cancelled() || closed.replaced.is_cancelled() => {
@@ -176,10 +177,18 @@ impl Run {
     }
 
     /// Counts and logs how the guest's call ended.
-    fn end(&self, gate: &Gate, peer_gone: bool, error: Option<&wasmtime::Error>) -> Outcome {
+    fn end(
+        &self,
+        gate: &Gate,
+        generation: &Generation<Exchange>,
+        peer_gone: bool,
+        error: Option<&wasmtime::Error>,
+    ) -> Outcome {
         gate.record(self.began.elapsed(), self.store.data().sandbox_ref().memory());
         let Some(error) = error else {
-            gate.succeeded();
+            if !generation.is_replaced() {
+                gate.succeeded(self.began);
+            }
             return Outcome::Returned;
         };
         let kind = classify(error);
@@ -192,9 +201,10 @@ impl Run {
             describe(error)
         );
         let timed_out = kind == FailureKind::Limit("wall_clock");
-        // A client that reads too slowly, or has gone, is no fault of the plugin's.
-        let blamed = kind != FailureKind::Host && !(timed_out && peer_gone);
-        gate.failed(kind, blamed);
+        // A client that reads too slowly, or has gone, is no fault of the plugin's; what an old generation does is none
+        // of the one's that serves.
+        let blamed = kind != FailureKind::Host && !(timed_out && peer_gone) && !generation.is_replaced();
+        gate.failed(kind, self.began, blamed);
         if timed_out { Outcome::TimedOut } else { Outcome::Failed }
     }
 }

@@ -19,6 +19,9 @@ use crate::plugins::{Access, Endpoint, Found, RouteKind, is_reserved};
 /// How long a request waits for plugins that load while the gateway starts.
 const LOADING: Duration = Duration::from_secs(2);
 
+/// What a caller should wait whose path another plugin took while it waited.
+const ANOTHER_PLUGIN: Duration = Duration::from_secs(1);
+
 /// Parameters of a route, decoded.
 type Params = Vec<(String, String)>;
 
@@ -35,19 +38,25 @@ pub(super) async fn dispatch(State(app): State<Arc<App>>, request: Request<Body>
 }
 
 async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
-    let (endpoint, params) = find(app, parts).await?;
-    let caller = match endpoint.access {
-        Access::Key => app.auth.caller(&parts.headers)?,
-        Access::Plugin => None,
-    };
-    if endpoint.kind == RouteKind::Websocket {
+    let waited_for = find(app, parts).await?.0;
+    caller(app, parts, &waited_for)?;
+    if waited_for.kind == RouteKind::Websocket {
         return Err(ApiError::not_implemented("this gateway serves no WebSocket routes of plugins"));
     }
     let busy = |after| ApiError::unavailable("busy; try again later", after);
-    if let Some(left) = endpoint.plugin.requests.aside_for() {
+    if let Some(left) = waited_for.plugin.requests.aside_for() {
         return Err(busy(left));
     }
     let body = app.bodies.read(&parts.headers, body).await?;
+    let admission = app.exchanges.admit_request(&waited_for.plugin).await;
+    let admission = admission.map_err(|refusal| busy(refusal.retry_after()))?;
+    // While the body came in and the request waited, another generation may have begun to serve, or the plugin may have
+    // been taken out.
+    let (endpoint, params) = look_up(app, parts)?.ok_or_else(|| nothing(parts))?;
+    if !Arc::ptr_eq(&endpoint.plugin, &waited_for.plugin) {
+        return Err(busy(ANOTHER_PLUGIN));
+    }
+    let caller = caller(app, parts, &endpoint)?;
     let exchange = parts.extensions.get::<RequestId>().map(|id| id.0.to_string()).unwrap_or_default();
     let peer = parts.extensions.get::<SocketAddr>();
     let client = peer.map(|peer| client::address(*peer, &parts.headers, &app.limits.trusted_proxies));
@@ -63,21 +72,30 @@ async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, A
         body_permit: body.permit,
         caller,
     };
-    match app.exchanges.http(&endpoint, call).await {
+    match app.exchanges.http(admission, &endpoint, call).await {
         Ok(response) => Ok(response.map(Body::new)),
-        Err(HttpFailure::Refused(after)) => Err(busy(after)),
         Err(HttpFailure::TimedOut) => Err(ApiError::timed_out("no answer within the time limit")),
         Err(HttpFailure::Failed) => Err(ApiError::internal()),
     }
 }
 
+/// Lets the caller in, as the route has it.
+fn caller(app: &App, parts: &Parts, endpoint: &Endpoint<Exchange>) -> Result<Option<String>, ApiError> {
+    match endpoint.access {
+        Access::Key => app.auth.caller(&parts.headers),
+        Access::Plugin => Ok(None),
+    }
+}
+
+fn nothing(parts: &Parts) -> ApiError {
+    ApiError::not_found(format!("nothing is served at {}", parts.uri.path()))
+}
+
 /// Who answers the request. While plugins load for the first time, it waits for them a little.
 async fn find(app: &App, parts: &Parts) -> Result<(Endpoint<Exchange>, Params), ApiError> {
-    let path = parts.uri.path();
-    let nothing = || ApiError::not_found(format!("nothing is served at {path}"));
     // A plugin's `/{anything}` does not reach what is the host's own, served or not.
-    if is_reserved(path) {
-        return Err(nothing());
+    if is_reserved(parts.uri.path()) {
+        return Err(nothing(parts));
     }
     let catalogue = app.exchanges.catalogue();
     // Asked before looking, so that what was looked at is known to be all.
@@ -86,10 +104,10 @@ async fn find(app: &App, parts: &Parts) -> Result<(Endpoint<Exchange>, Params), 
         return Ok(found);
     }
     if loaded {
-        return Err(nothing());
+        return Err(nothing(parts));
     }
     if tokio::time::timeout(LOADING, catalogue.wait_loaded()).await.is_ok() {
-        return look_up(app, parts)?.ok_or_else(nothing);
+        return look_up(app, parts)?.ok_or_else(|| nothing(parts));
     }
     let message = "plugins are still being loaded; try again later";
     look_up(app, parts)?.ok_or_else(|| ApiError::unavailable(message, LOADING))

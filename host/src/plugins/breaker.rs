@@ -1,4 +1,6 @@
-//! Puts a plugin aside that traps again and again, for growing pauses, until a call succeeds.
+//! Puts a plugin aside that traps again and again, for growing pauses, until a call succeeds that began after one.
+//!
+//! Invariant: only time makes a trap forgotten; a call that began before a pause says nothing of the plugin after it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -14,22 +16,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Counts a plugin's traps.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    traps: u32,
+    traps: usize,
     window: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// When the latest traps were, at most as many as put the plugin aside.
     recent: VecDeque<Instant>,
+    /// Pauses since a call last succeeded after one.
     pauses: u32,
+    /// End of the last pause.
     until: Option<Instant>,
 }
 
 impl Breaker {
     /// Opens after `traps` traps within `window`.
     pub(crate) fn new(traps: u32, window: Duration) -> Self {
-        Self { traps: traps.max(1), window, state: Mutex::default() }
+        Self { traps: traps.max(1) as usize, window, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -43,27 +48,36 @@ impl Breaker {
         (!left.is_zero()).then_some(left)
     }
 
-    /// A call ended well: forgets everything.
-    pub(crate) fn succeeded(&self) {
+    /// Forgets everything: another generation serves.
+    pub(crate) fn reset(&self) {
+        *self.state() = State::default();
+    }
+
+    /// A call ended well. One that began after a pause shows that the plugin works again; traps are forgotten with
+    /// time only.
+    pub(crate) fn succeeded(&self, began: Instant) {
         let mut state = self.state();
-        if state.pauses > 0 || !state.recent.is_empty() {
-            *state = State::default();
+        if state.until.is_some_and(|until| began >= until) {
+            state.pauses = 0;
+            state.until = None;
         }
     }
 
     /// A call trapped. Returns the pause that begins with it, if one does.
-    pub(crate) fn trapped(&self) -> Option<Duration> {
+    pub(crate) fn trapped(&self, began: Instant) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.state();
+        if state.until.is_some_and(|until| began < until) {
+            // It was under way when the pause began.
+            return None;
+        }
         state.recent.push_back(now);
         while state.recent.front().is_some_and(|at| now.duration_since(*at) > self.window) {
             state.recent.pop_front();
         }
         // After a pause, the first trap is enough to begin the next.
-        let on_probation = state.pauses > 0 && state.until.is_some_and(|until| until <= now);
-        if state.until.is_some_and(|until| until > now)
-            || (!on_probation && state.recent.len() < self.traps as usize)
-        {
+        let on_probation = state.pauses > 0;
+        if !on_probation && state.recent.len() < self.traps {
             return None;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << state.pauses.min(16)).min(LONGEST_PAUSE);
@@ -78,27 +92,54 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn trap(breaker: &Breaker) -> Option<Duration> {
+        breaker.trapped(Instant::now())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_until_a_call_succeeds() {
         let breaker = Breaker::new(3, Duration::from_secs(10));
-        assert_eq!(breaker.trapped(), None);
-        assert_eq!(breaker.trapped(), None);
-        assert_eq!(breaker.trapped(), Some(Duration::from_secs(1)));
+        assert_eq!(trap(&breaker), None);
+        assert_eq!(trap(&breaker), None);
+        assert_eq!(trap(&breaker), Some(Duration::from_secs(1)));
         assert!(breaker.aside_for().is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.aside_for(), None);
-        assert_eq!(breaker.trapped(), Some(Duration::from_secs(2)));
+        assert_eq!(trap(&breaker), Some(Duration::from_secs(2)));
         tokio::time::advance(Duration::from_secs(2)).await;
-        breaker.succeeded();
-        assert_eq!(breaker.trapped(), None);
+        breaker.succeeded(Instant::now());
+        assert_eq!(trap(&breaker), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn traps_far_apart_do_not_add_up() {
         let breaker = Breaker::new(2, Duration::from_secs(10));
         for _ in 0..5 {
-            assert_eq!(breaker.trapped(), None);
+            assert_eq!(trap(&breaker), None);
             tokio::time::advance(Duration::from_secs(11)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn successes_between_traps_do_not_make_them_forgotten() {
+        let breaker = Breaker::new(3, Duration::from_secs(10));
+        for _ in 0..2 {
+            assert_eq!(trap(&breaker), None);
+            breaker.succeeded(Instant::now());
+        }
+        assert!(trap(&breaker).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_began_before_the_end_of_a_pause_neither_ends_nor_lengthens_it() {
+        let breaker = Breaker::new(1, Duration::from_secs(10));
+        let before = Instant::now();
+        assert!(trap(&breaker).is_some());
+        breaker.succeeded(before);
+        assert!(breaker.aside_for().is_some());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(breaker.trapped(before), None);
+        breaker.succeeded(before);
+        assert_eq!(trap(&breaker), Some(Duration::from_secs(2)), "still on probation");
     }
 }

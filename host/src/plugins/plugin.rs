@@ -1,10 +1,11 @@
 //! A plugin as it lives on over its generations: settings, admission, and what its calls came to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::failure::FailureKind;
@@ -24,6 +25,8 @@ pub struct Plugin {
     pub deliveries: Gate,
     /// Linear memory of all its exchanges, in bytes.
     pub(crate) memory: Arc<AtomicU64>,
+    /// Slots of the engine that its exchanges hold or wait for.
+    pub(crate) slots: Arc<AtomicUsize>,
 }
 
 /// The way in for one role's calls: how many at once, whether the role rests, and where its calls are counted. A role
@@ -36,7 +39,8 @@ pub struct Gate {
     waiting: AtomicUsize,
     most_waiting: usize,
     breaker: Breaker,
-    meters: Meters,
+    /// Made with the first call: a name that never was called leaves no figures behind.
+    meters: OnceLock<Meters>,
 }
 
 /// Where a role's calls are counted; looked up once, since looking up costs more than counting.
@@ -90,7 +94,7 @@ impl Plugin {
         let requests = Gate::new(&settings, "http", settings.limits.waiting);
         // The outbox bounds the deliveries that wait.
         let deliveries = Gate::new(&settings, "delivery", usize::MAX);
-        Self { requests, deliveries, memory: Arc::default(), settings }
+        Self { requests, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
     }
 
     /// Its name to the operator.
@@ -105,8 +109,8 @@ impl Plugin {
 
     /// Another generation serves: what the one before did is forgotten.
     pub fn renewed(&self) {
-        self.requests.breaker.succeeded();
-        self.deliveries.breaker.succeeded();
+        self.requests.breaker.reset();
+        self.deliveries.breaker.reset();
     }
 }
 
@@ -120,23 +124,32 @@ impl Gate {
             waiting: AtomicUsize::new(0),
             most_waiting,
             breaker: Breaker::new(limits.traps, limits.trap_window),
-            meters: Meters::of(&settings.name, role),
+            meters: OnceLock::new(),
         }
     }
 
-    /// Lets a call in, waiting for another to end where too many run. The permit must outlive the instance.
+    /// Lets a call in, waiting until the deadline for another to end where too many run. The permit must outlive the
+    /// instance.
     ///
     /// # Errors
     /// [`Refusal`]: answer 503 with `Retry-After`; a delivery stays in the outbox.
-    pub async fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        if let Some(left) = self.breaker.aside_for() {
-            return Err(Refusal::Aside(left));
-        }
+    pub async fn admit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.rested()?;
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Refusal::Busy(BUSY_RETRY))?;
-        self.permits.clone().acquire_owned().await.map_err(|_| Refusal::Busy(BUSY_RETRY))
+        let busy = Refusal::Busy(BUSY_RETRY);
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(busy)?;
+        let permit = tokio::time::timeout_at(deadline, self.permits.clone().acquire_owned()).await;
+        permit.map_err(|_| busy)?.map_err(|_| busy)
+    }
+
+    /// Whether the role does not rest. To be asked again by whoever waited.
+    ///
+    /// # Errors
+    /// [`Refusal::Aside`].
+    pub fn rested(&self) -> Result<(), Refusal> {
+        self.aside_for().map_or(Ok(()), |left| Err(Refusal::Aside(left)))
     }
 
     /// The role's name, as in metrics and logs.
@@ -151,23 +164,24 @@ impl Gate {
 
     /// Counts a call that ended.
     pub fn record(&self, lasted: Duration, peak_memory: u64) {
-        self.meters.record(lasted, peak_memory);
+        self.meters.get_or_init(|| Meters::of(&self.plugin, self.role)).record(lasted, peak_memory);
     }
 
-    /// A call returned.
-    pub fn succeeded(&self) {
-        self.breaker.succeeded();
+    /// A call of the serving generation returned.
+    pub fn succeeded(&self, began: Instant) {
+        self.breaker.succeeded(began);
     }
 
-    /// A call ended in a trap or at a limit. `blamed`: it is the plugin's fault, and counts towards its rest.
-    pub fn failed(&self, kind: FailureKind, blamed: bool) {
+    /// A call ended in a trap or at a limit. `blamed`: it is the serving generation's fault, and counts towards the
+    /// plugin's rest.
+    pub fn failed(&self, kind: FailureKind, began: Instant, blamed: bool) {
         let (plugin, role) = (self.plugin.to_string(), self.role);
         metrics::counter!("plugway_plugin_failures_total", "plugin" => plugin, "role" => role, "kind" => kind.label())
             .increment(1);
         if !blamed {
             return;
         }
-        if let Some(pause) = self.breaker.trapped() {
+        if let Some(pause) = self.breaker.trapped(began) {
             tracing::error!(
                 plugin = %self.plugin,
                 role = self.role,
@@ -192,5 +206,36 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::settings::tests::settings;
+
+    fn gate(exchanges: usize) -> Gate {
+        let mut settings = settings("plug");
+        settings.limits.exchanges = exchanges;
+        settings.limits.traps = 1;
+        Gate::new(&settings, "http", 8)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_a_permit_until_its_deadline() {
+        let gate = gate(1);
+        let soon = || Instant::now() + Duration::from_secs(10);
+        let held = gate.admit(soon()).await.unwrap();
+        assert_eq!(gate.admit(soon()).await.unwrap_err(), Refusal::Busy(BUSY_RETRY));
+        drop(held);
+        drop(gate.admit(soon()).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waited_hears_that_the_plugin_rests_by_now() {
+        let gate = gate(1);
+        assert_eq!(gate.rested(), Ok(()));
+        gate.failed(FailureKind::Trap, Instant::now(), true);
+        assert!(matches!(gate.rested(), Err(Refusal::Aside(_))));
     }
 }
