@@ -26,6 +26,6 @@ pub use eventually::{DEADLINE, eventually, within};
 pub use files::{fixture, plugin, plugway, workspace};
 pub use gateway::{Builder, Failure, Gateway, run};
 pub use metrics::Metrics;
-pub use plugins::{install, overwrite_bytes, salted, with_contract_version};
+pub use plugins::{compile_bomb, exporting, install, overwrite_bytes, salted, with_contract_version};
 pub use receiver::{Receiver, Reception};
 pub use sse::{Event, Sse};

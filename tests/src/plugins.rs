@@ -27,6 +27,75 @@ pub fn salted(component: &Path, salt: u8) -> Vec<u8> {
     bytes
 }
 
+/// A small component that takes a compiler minutes and gigabytes: a function whose many locals live through many nested
+/// loops. `salt` makes it another file, of another length.
+pub fn compile_bomb(salt: u8) -> Vec<u8> {
+    const LOCALS: u64 = 3_000;
+    const LOOPS: u64 = 900;
+    let mut body = vec![1];
+    leb128(&mut body, LOCALS);
+    body.push(0x7f);
+    // 900 times `loop`.
+    body.extend([0x03, 0x40].repeat(usize::try_from(LOOPS).expect("it is small")));
+    for local in 0..LOCALS {
+        // local += 1
+        body.push(0x20);
+        leb128(&mut body, local);
+        body.extend([0x41, 1, 0x6a, 0x21]);
+        leb128(&mut body, local);
+    }
+    for _ in 0..LOOPS {
+        // Back to the loop's beginning if the first local is set, else out of it.
+        body.extend([0x20, 0, 0x0d, 0, 0x0b]);
+    }
+    body.push(0x0b);
+    let mut code = vec![1];
+    sized(&mut code, &body);
+    let mut module = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a".to_vec();
+    sized(&mut module, &code);
+    let mut component = b"\0asm\x0d\0\x01\0\x01".to_vec();
+    sized(&mut component, &module);
+    // A custom section with an empty name.
+    component.push(0);
+    sized(&mut component, &vec![0; 1 + usize::from(salt)]);
+    component
+}
+
+/// A component that exports these interfaces of the contract, as "filter", and has nothing in them.
+pub fn exporting(interfaces: &[&str]) -> Vec<u8> {
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    // An empty component, and an instance of it.
+    component.push(4);
+    sized(&mut component, b"\0asm\x0d\0\x01\0");
+    component.push(5);
+    sized(&mut component, &[1, 0, 0, 0]);
+    let mut exports = Vec::new();
+    leb128(&mut exports, interfaces.len() as u64);
+    for interface in interfaces {
+        exports.push(0);
+        sized(&mut exports, format!("plugway:gateway/{interface}@0.1.0").as_bytes());
+        // That instance, without a type.
+        exports.extend([5, 0, 0]);
+    }
+    component.push(11);
+    sized(&mut component, &exports);
+    component
+}
+
+fn sized(into: &mut Vec<u8>, bytes: &[u8]) {
+    leb128(into, bytes.len() as u64);
+    into.extend_from_slice(bytes);
+}
+
+/// An unsigned number as WebAssembly writes it.
+fn leb128(into: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        into.push(0x80 | u8::try_from(number & 0x7f).expect("seven bits"));
+        number >>= 7;
+    }
+    into.push(u8::try_from(number).expect("seven bits"));
+}
+
 /// The component with its contract's version, as "0.1.0", replaced by another of the same length: what a build against
 /// another version of the contract imports and exports.
 ///
