@@ -38,7 +38,7 @@ async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, A
     let (endpoint, params) = find(app, parts).await?;
     let caller = match endpoint.access {
         Access::Key => app.auth.caller(&parts.headers)?,
-        Access::Plugin => None,
+        Access::Plugin => app.auth.platform(&parts.headers).map(|()| None)?,
     };
     if endpoint.kind == RouteKind::Websocket {
         return Err(ApiError::not_implemented("this gateway serves no WebSocket routes of plugins"));

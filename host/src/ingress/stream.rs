@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, in_path};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
 use crate::hub::{Entry, Follower, Step};
 
@@ -50,10 +51,11 @@ pub struct StreamConfig {
 /// Serves one stream.
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
-    Path(task): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.auth.caller(&headers)?;
+    let task = in_path(path)?;
     if !app.stream.enabled {
         return Err(ApiError::not_found("streams are turned off (stream.enabled, ENABLE_SSE)"));
     }

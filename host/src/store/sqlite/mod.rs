@@ -152,7 +152,11 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Unavailable(
-            format!("{} is in use by another plugway", data_dir.display()).into(),
+            format!(
+                "{} is in use by another plugway; stop that one, or give this one a directory of its own (--data-dir)",
+                data_dir.display()
+            )
+            .into(),
         )),
         Err(TryLockError::Error(e)) => Err(named(&path, e)),
     }
