@@ -247,8 +247,6 @@ fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub
         name: agent.name.clone(),
         summary: agent.summary.clone(),
         default: agent.name == agents.default_name(),
-        max_attempts: agent.max_attempts.unwrap_or(config.workers.max_attempts),
-        retry_on_crash: agent.on_crash == crate::agents::OnCrash::Retry,
     });
     let settings = tasks::Config {
         max_input: bytes(config.workers.input),

@@ -84,8 +84,8 @@ pub(super) async fn cancel(
     app.auth.caller(&headers)?;
     let task = in_path(path)?;
     let id = parse(&task)?;
-    let record = app.tasks.task(id).await?.ok_or_else(|| unknown(&task))?;
-    let cancelled = app.tasks.cancel(record.id, "cancelled by request").await?;
+    app.tasks.status(id).await?.ok_or_else(|| unknown(&task))?;
+    let cancelled = app.tasks.cancel(id, "cancelled by request").await?;
     let status = if cancelled { "cancelling" } else { "ended" };
     Ok(Json(json!({ "task_id": id, "status": status })))
 }

@@ -61,18 +61,18 @@ pub(super) async fn stream(
     }
     let unknown = || ApiError::not_found(format!("no task {task:?}"));
     let id: TaskId = task.parse().map_err(|_| unknown())?;
-    let record = app.tasks.task(id).await?.ok_or_else(unknown)?;
+    let status = app.tasks.status(id).await?.ok_or_else(unknown)?;
     let after = match headers.get("last-event-id").map(HeaderValue::to_str) {
         None => Position::START,
         Some(Ok("")) => Position::START,
         Some(cursor) => cursor
             .ok()
             .and_then(|cursor| cursor.parse::<Cursor>().ok())
-            .filter(|cursor| cursor.task == record.id)
+            .filter(|cursor| cursor.task == id)
             .map(|cursor| cursor.position)
             .ok_or_else(|| ApiError::bad_request("Last-Event-ID", "Last-Event-ID is no id of this stream"))?,
     };
-    if record.end.as_ref().is_some_and(|end| after >= end.position) {
+    if status.end.is_some_and(|end| after >= end) {
         // It has everything: "no content" makes an EventSource stop coming back.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

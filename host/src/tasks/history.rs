@@ -2,9 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::Tasks;
+use super::{Config, Tasks};
 use crate::domain::{HistoryMessage, TaskInput, TaskRecord};
 use crate::store::{StoreError, Turn};
+
+/// Bytes of a turn's documents that are read for every byte of text that the next one may be told: a document holds
+/// the answer twice, escaped, beside what is not told.
+const READ: usize = 8;
 
 impl Tasks {
     /// The messages before a turn that is about to run, oldest first. Taken when it starts, so that a queued turn
@@ -22,8 +26,10 @@ impl Tasks {
         {
             return Ok(history.clone());
         }
-        let turns = self.inner.store.turns_before(task.id, self.inner.config.history_turns).await?;
-        Ok(assemble(&turns, self.inner.config.history_bytes))
+        let Config { history_turns, history_bytes, .. } = self.inner.config;
+        let read = history_bytes.saturating_mul(READ);
+        let turns = self.inner.store.turns_before(task.id, history_turns, read).await?;
+        Ok(assemble(&turns, history_bytes))
     }
 }
 
@@ -85,13 +91,15 @@ fn message(role: &str, content: Value) -> HistoryMessage {
     HistoryMessage { role: role.into(), content, rest: Map::new() }
 }
 
-/// About the bytes of text in a message.
+/// About the bytes of text in a message, its tool calls and the like among them.
 fn weight(message: &HistoryMessage) -> usize {
-    let content = match &message.content {
+    let HistoryMessage { role, content, rest } = message;
+    let bytes = |value: &Value| match value {
         Value::String(text) => text.len(),
         other => other.to_string().len(),
     };
-    content + message.role.len()
+    let rest: usize = rest.iter().map(|(name, value)| name.len() + bytes(value)).sum();
+    role.len() + bytes(content) + rest
 }
 
 #[cfg(test)]
@@ -143,6 +151,17 @@ mod tests {
         ];
         let expected = [("system", "be kind"), ("user", "now"), ("assistant", "yes")];
         assert_eq!(told(&turns, 1000), pairs(&expected));
+    }
+
+    #[test]
+    fn tool_calls_count_as_well() {
+        let calls = "x".repeat(500);
+        let input = format!(
+            r#"{{"kind":"message","text":"now","history":[{{"role":"assistant","content":null,"tool_calls":["{calls}"]}}]}}"#
+        );
+        let turns = [turn(&input, r#"{"text":"yes"}"#), turn(r#"{"kind":"message","text":"a"}"#, "{}")];
+        assert_eq!(assemble(&turns, 1000).len(), 4);
+        assert_eq!(told(&turns, 500), pairs(&[("user", "a")]));
     }
 
     #[test]

@@ -33,7 +33,7 @@ enum Stop {
     Ended(AgentEvent),
     /// By somebody's wish.
     Cancelled(String),
-    /// By the shutdown: another run will end the task.
+    /// By the shutdown: another run will end the task, if it may have one.
     Released,
 }
 
@@ -65,6 +65,13 @@ pub(super) async fn execute(
     };
     // The agent is done with: the next task may have its place while this one's end is being committed.
     drop(permit);
+    let stop = match stop {
+        Stop::Released if limits.is_some_and(|limits| !limits.retry_on_crash) && execution.has_started() => {
+            let error = "the gateway stopped".to_owned();
+            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error))
+        }
+        stop => stop,
+    };
     execution.conclude(stop, began.elapsed()).await;
 }
 
@@ -180,6 +187,11 @@ impl Execution<'_> {
                 None
             }
         }
+    }
+
+    /// Whether the agent was begun with.
+    fn has_started(&self) -> bool {
+        self.seq > 0
     }
 
     fn internal(&self, error: &str) -> AgentEvent {

@@ -110,13 +110,8 @@ impl Gateway {
         let options = Options { clock: clock.clone(), ..Options::default() };
         let store = Arc::new(SqliteStore::open(dir.path(), options).unwrap());
         let hub = Hub::new(store.clone(), Default::default());
-        let info = |name: &str| AgentInfo {
-            name: name.into(),
-            summary: String::new(),
-            default: name == "scripted",
-            max_attempts: 3,
-            retry_on_crash: true,
-        };
+        let info =
+            |name: &str| AgentInfo { name: name.into(), summary: String::new(), default: name == "scripted" };
         let agents = vec![info("scripted"), info("gone")];
         let tasks = Tasks::new(store.clone(), hub.clone(), agents, Default::default());
         let mut config = Config::default();
