@@ -1,8 +1,7 @@
 //! Everything that must outlive the process: the task queue, the event log, the outbox, the plugins' kv.
 //!
-//! Four traits, implemented by one object: [`sqlite`] for one machine, Redis for many. What a caller awaits here is
-//! durable when it returns, except [`EventLog::append`]. One conformance suite (`store/conformance.rs`) says what an
-//! implementation owes.
+//! Four traits, implemented by one object: [`sqlite`], a file on one machine. What a caller awaits here is durable when it
+//! returns, except [`EventLog::append`]. One conformance suite (`store/conformance/`) says what an implementation owes.
 
 #[cfg(test)]
 pub(crate) mod conformance;
