@@ -5,6 +5,7 @@
 
 mod answer;
 mod config;
+mod conversation;
 mod failure;
 mod request;
 #[cfg(test)]
