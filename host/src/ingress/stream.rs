@@ -3,6 +3,7 @@
 //! Merging and dropping for a reader that lags happens here and nowhere else, and never to a replay.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use serde_json::value::RawValue;
 use super::App;
 use super::error::{ApiError, in_path};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
-use crate::hub::{Entry, Follower, Step};
+use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Step};
 
 /// Events taken from the topic for one write.
 const BATCH: usize = 256;
@@ -44,7 +45,7 @@ pub struct StreamConfig {
     pub write_timeout: Duration,
     /// Events kept in memory per topic for those who follow it live.
     pub ring_events: usize,
-    /// Bytes kept in memory per topic.
+    /// Bytes kept in memory per topic, the encoded events among them.
     pub ring_bytes: bytesize::ByteSize,
 }
 
@@ -226,10 +227,13 @@ fn frame(event: &Event) -> Bytes {
     let data: Cow<'_, str> =
         if data.contains(['\n', '\r']) { data.replace(['\n', '\r'], " ").into() } else { data.into() };
     let data = serde_json::from_str::<&RawValue>(&data).ok().filter(|data| data.get() != "{}");
+    let data_len = data.map_or(0, |data| data.get().len());
     let timestamp = rfc3339(event.at_ms);
     let progress = Progress { task_id: event.task, progress_type, data, timestamp };
-    let mut frame = format!("id: {}\nevent: progress\ndata: ", event.cursor()).into_bytes();
-    if serde_json::to_writer(&mut frame, &progress).is_err() {
+    // In one piece: grown step by step, what the ring keeps would take up to twice its length.
+    let mut frame = Vec::with_capacity(data_len + FRAME_OVERHEAD);
+    let begun = write!(frame, "id: {}\nevent: progress\ndata: ", event.cursor());
+    if begun.is_err() || serde_json::to_writer(&mut frame, &progress).is_err() {
         return Bytes::new();
     }
     frame.extend_from_slice(b"\n\n");
@@ -256,6 +260,36 @@ impl Drop for OpenStream {
 mod tests {
     use super::*;
     use crate::domain::SessionId;
+
+    #[test]
+    fn a_frame_takes_no_more_than_a_ring_counts_it_with() {
+        let kinds = [
+            Kind::Started,
+            Kind::Thinking,
+            Kind::ToolStarted,
+            Kind::ToolCompleted,
+            Kind::Progress,
+            Kind::ResponseChunk,
+            Kind::Completed,
+            Kind::Failed,
+            Kind::Cancelled,
+            Kind::Other("invented".into()),
+        ];
+        for data in [r#"{"reason":""}"#, r#"{"reason":"\n\u0001\"\\"}"#] {
+            for kind in kinds.clone() {
+                let event = Event {
+                    task: TaskId::new(),
+                    session: SessionId::fresh(""),
+                    position: Position { attempt: u32::MAX, seq: u64::MAX },
+                    kind,
+                    at_ms: 1_700_000_000_000,
+                    data: data.into(),
+                };
+                let frame = frame(&event);
+                assert!(frame.len() <= data.len() + FRAME_OVERHEAD, "{}: {}", event.kind, frame.len());
+            }
+        }
+    }
 
     #[test]
     fn line_breaks_in_data_do_not_break_the_frame() {

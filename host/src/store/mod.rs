@@ -1,9 +1,8 @@
 //! Everything that must outlive the process: the task queue, the event log, the outbox, the plugins' kv.
 //!
-//! Four traits, implemented by one object: [`sqlite`] for one machine, Redis for many. What a caller awaits here is
-//! durable when it returns, except [`EventLog::append`]. Leases and waits are lengths, so that whoever sets the wall
-//! clock neither ends nor prolongs one; stamps are wall-clock time. One conformance suite (`store/conformance`) says
-//! what an implementation owes.
+//! Four traits, implemented by one object: [`sqlite`], a file on one machine. What a caller awaits here is durable when it
+//! returns, except [`EventLog::append`]. Leases and waits are lengths, so that whoever sets the wall clock neither ends nor
+//! prolongs one; stamps are wall-clock time. One conformance suite (`store/conformance/`) says what an implementation owes.
 
 #[cfg(test)]
 pub(crate) mod conformance;

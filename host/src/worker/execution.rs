@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::lease::back_off;
 use super::{RunnableAgent, Worker};
-use crate::agents::{AgentStream, Turn};
+use crate::agents::{AgentSignal, AgentStream, Turn};
 use crate::domain::{AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState};
 use crate::hub::Publisher;
 use crate::store::{Claim, StoreError};
@@ -169,10 +169,11 @@ impl Execution<'_> {
         }
     }
 
-    /// Takes what the agent said; some: that was the end.
+    /// Takes a signal of the agent; some: that was the end.
     fn hear(&mut self, heard: Heard) -> Option<AgentEvent> {
         let event = match heard {
-            Heard::Event(event) => event,
+            Heard::Signal(AgentSignal::Event(event)) => event,
+            Heard::Signal(AgentSignal::Alive) => return None,
             Heard::Nothing => return Some(self.internal("the agent ended without a result")),
             Heard::Panic => return Some(self.internal("the agent panicked")),
         };
@@ -288,7 +289,7 @@ impl Execution<'_> {
 
 /// What comes from an agent.
 enum Heard {
-    Event(AgentEvent),
+    Signal(AgentSignal),
     /// The stream ended.
     Nothing,
     Panic,
@@ -300,7 +301,7 @@ fn begin(agent: &RunnableAgent, turn: Turn) -> stream::BoxStream<'static, Heard>
     match begun {
         Ok(events) => AssertUnwindSafe(events)
             .catch_unwind()
-            .map(|event| event.map_or(Heard::Panic, Heard::Event))
+            .map(|signal| signal.map_or(Heard::Panic, Heard::Signal))
             .chain(stream::once(async { Heard::Nothing }))
             .boxed(),
         Err(_) => stream::once(async { Heard::Panic }).boxed(),

@@ -35,7 +35,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub struct RunnableAgent {
     /// The backend.
     pub agent: Arc<dyn Agent>,
-    /// How long it may say nothing.
+    /// How long it may give no sign of life.
     pub silence: Duration,
     /// Runs of a task whose worker may die before it is given up.
     pub max_attempts: u32,

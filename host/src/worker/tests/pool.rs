@@ -90,12 +90,9 @@ fn what_happens_is_counted_under_bounded_labels() {
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let mut gateway = Gateway::new(|turn| match turn.input.text().as_str() {
-                "fail" => says(vec![AgentEvent::failed(ErrorType::AgentError, "no")]),
+                "fail" => says(vec![failed("no")]),
                 "hang" => hangs(Vec::new()),
-                text => says(vec![
-                    AgentEvent::Other { kind: format!("invented_{text}").into(), data: Default::default() },
-                    completed(text),
-                ]),
+                text => says(vec![other(&format!("invented_{text}")), completed(text)]),
             });
             gateway.start();
             for text in ["a", "b", "fail"] {
