@@ -3,11 +3,13 @@
 //! Stopping: nothing new is accepted or run; running tasks get `drain`, and are streamed and delivered meanwhile; then
 //! leases go back, streams and exchanges are told to end, and the store is closed last.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +49,11 @@ pub struct Gateway {
     wrap_up: CancellationToken,
     /// Ends what is left.
     finish: CancellationToken,
+    /// A part has ended that should not have.
+    broken: CancellationToken,
     drain: Duration,
+    /// What deliveries under way get at the end.
+    delivery_drain: Duration,
 }
 
 impl Gateway {
@@ -58,7 +64,7 @@ impl Gateway {
     /// Whatever keeps the gateway from serving, in words for the operator.
     pub async fn start(config: Config, metrics: Metrics, compiler: Compiler) -> anyhow::Result<Self> {
         let clock = Clock::System;
-        let [stop, wrap_up, finish] = std::array::from_fn(|_| CancellationToken::new());
+        let [stop, wrap_up, finish, broken] = std::array::from_fn(|_| CancellationToken::new());
         let background = TaskTracker::new();
 
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
@@ -105,16 +111,20 @@ impl Gateway {
             Ingress::bind(config, parts, stop.clone(), wrap_up.clone()).await?
         };
 
-        background.spawn(keeper.run(stop.clone()));
+        let part =
+            |name, until: &CancellationToken| Part { name, until: until.clone(), broken: broken.clone() };
+        background.spawn(part("the plugins' keeper", &stop).run(keeper.run(stop.clone())));
         let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
-        let workers = background.spawn(worker::run(pool, stop.clone()));
+        let workers = background.spawn(part("the worker pool", &stop).run(worker::run(pool, stop.clone())));
         let outbox = delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock);
-        background.spawn(delivery::run(outbox, wrap_up.clone()));
+        let deliver = delivery::run(outbox, wrap_up.clone());
+        background.spawn(part("the outbox worker", &wrap_up).run(deliver));
         let maintenance = Maintenance {
             retention: Retention { events: config.store.event_retention, tasks: config.store.task_retention },
             ..Maintenance::default()
         };
-        background.spawn(worker::maintain(store.clone(), maintenance, stop.clone()));
+        let maintain = worker::maintain(store.clone(), maintenance, stop.clone());
+        background.spawn(part("maintenance", &stop).run(maintain));
         background.spawn(fold_metrics(metrics, finish.clone()));
         Ok(Self {
             ingress,
@@ -127,7 +137,9 @@ impl Gateway {
             stop,
             wrap_up,
             finish,
+            broken,
             drain: config.drain,
+            delivery_drain: config.delivery.drain,
         })
     }
 
@@ -145,7 +157,10 @@ impl Gateway {
     }
 
     /// Serves until `until` resolves, then stops in good order.
-    pub async fn serve(self, until: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// A part of the gateway ended by itself: the rest was stopped in good order.
+    pub async fn serve(self, until: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             ingress,
             exchanges,
@@ -156,11 +171,17 @@ impl Gateway {
             stop,
             wrap_up,
             finish,
+            broken,
             drain,
+            delivery_drain,
             catalogue: _,
         } = self;
-        let serving = tokio::spawn(ingress.serve());
-        until.await;
+        let part = Part { name: "the listener", until: stop.clone(), broken: broken.clone() };
+        let serving = tokio::spawn(part.run(ingress.serve()));
+        tokio::select! {
+            () = until => {}
+            () = broken.cancelled() => {}
+        }
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: what is under way may end");
         tasks.stop_accepting();
         stop.cancel();
@@ -177,11 +198,34 @@ impl Gateway {
         }
         finish.cancel();
         background.close();
-        if tokio::time::timeout(drain + LAST_WORD, background.wait()).await.is_err() {
+        let patience = drain.max(delivery_drain) + LAST_WORD;
+        if tokio::time::timeout(patience, background.wait()).await.is_err() {
             tracing::warn!(left = background.len(), "background work did not end in time");
         }
         store.close().await;
         tracing::info!("stopped");
+        anyhow::ensure!(!broken.is_cancelled(), "a part of the gateway ended by itself; the log says which");
+        Ok(())
+    }
+}
+
+/// A part that the gateway is nothing without.
+struct Part {
+    name: &'static str,
+    /// It may end after this.
+    until: CancellationToken,
+    broken: CancellationToken,
+}
+
+impl Part {
+    /// Runs it. One that ends before its time ends the gateway: half of one serves nobody, and a whole one is started
+    /// again by whatever watches the process.
+    async fn run(self, part: impl Future<Output = ()>) {
+        let result = AssertUnwindSafe(part).catch_unwind().await;
+        if result.is_err() || !self.until.is_cancelled() {
+            tracing::error!("{} ended by itself: the gateway stops", self.name);
+            self.broken.cancel();
+        }
     }
 }
 
@@ -203,8 +247,6 @@ fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub
         name: agent.name.clone(),
         summary: agent.summary.clone(),
         default: agent.name == agents.default_name(),
-        max_attempts: agent.max_attempts.unwrap_or(config.workers.max_attempts),
-        retry_on_crash: agent.on_crash == crate::agents::OnCrash::Retry,
     });
     let settings = tasks::Config {
         max_input: bytes(config.workers.input),

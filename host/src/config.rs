@@ -26,6 +26,8 @@ pub const DEFAULTS: &str = include_str!("../config.default.toml");
 const USUAL_FILE: &str = "plugway.toml";
 /// Before the gateway's own names in the environment.
 const PREFIX: &str = "PLUGWAY__";
+/// Most tasks that one gateway runs at once.
+const MOST_WORKERS: usize = 65_536;
 
 /// The whole configuration. Units and defaults stand in `config.default.toml`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -188,6 +190,10 @@ impl Config {
                 return Err(ConfigError::Setting(format!("{name}: must be at least 1")));
             }
         }
+        if self.workers.count > MOST_WORKERS {
+            let count = self.workers.count;
+            return Err(ConfigError::Setting(format!("workers.count: {count} is more than {MOST_WORKERS}")));
+        }
         let durations = [
             ("stream.heartbeat", self.stream.heartbeat),
             ("stream.write_timeout", self.stream.write_timeout),
@@ -249,7 +255,8 @@ fn setting(error: &figment::Error) -> ConfigError {
         let source =
             error.metadata.as_ref().and_then(|metadata| metadata.source.as_ref()).map(ToString::to_string);
         let place = match (&error.metadata, source) {
-            (Some(_), Some(source)) if source.contains(".rs:") => " (in the defaults)".to_owned(),
+            (Some(metadata), _) if metadata.name.contains("Overrides") => " (on the command line)".to_owned(),
+            (Some(_), Some(source)) if source.contains(".rs:") => " (in the environment)".to_owned(),
             (Some(_), Some(source)) => format!(" (in {source})"),
             (Some(metadata), None) if metadata.name.contains("environment") => {
                 format!(" (in the environment: {PREFIX}{})", key.to_uppercase().replace('.', "__"))
@@ -280,6 +287,9 @@ mod tests {
             let figment = Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(text));
             setting(&figment.extract::<Config>().unwrap_err()).to_string()
         };
+        let from_arguments = Overrides { listen: Some("127.0.0.1:80000".into()), ..Overrides::default() };
+        let error = Config::load(None, &from_arguments).unwrap_err().to_string();
+        assert!(error.contains("listen") && error.contains("on the command line"), "{error}");
         assert!(read("[workers]\ncuont = 3").contains("cuont"));
         assert!(read("[workers]\ncount = \"many\"").contains("workers.count"));
         assert!(read("listen = \"nowhere\"").contains("listen"));

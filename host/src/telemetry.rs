@@ -38,7 +38,7 @@ pub enum LogFormat {
 pub enum TelemetryError {
     /// The level is none.
     #[error("telemetry.level: {0}")]
-    Level(#[from] tracing_subscriber::filter::ParseError),
+    Level(String),
     /// Something else in the process has set it up already.
     #[error("telemetry was set up already: {0}")]
     Twice(String),
@@ -49,7 +49,7 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`].
 pub fn init_logs(config: &TelemetryConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(directives(&config.level))?;
+    let filter = filter(&config.level)?;
     let layer = match config.format {
         LogFormat::Text => fmt::layer()
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -64,12 +64,29 @@ pub fn init_logs(config: &TelemetryConfig) -> Result<(), TelemetryError> {
         .map_err(|error| TelemetryError::Twice(error.to_string()))
 }
 
-/// A bare level is the gateway's and its plugins' own: what libraries say below a warning helps nobody.
-fn directives(level: &str) -> String {
-    match level.to_ascii_lowercase().as_str() {
-        level @ ("warn" | "info" | "debug" | "trace") => format!("warn,plugway={level},plugin={level}"),
-        other => other.to_owned(),
-    }
+/// Checks the settings without beginning to log.
+///
+/// # Errors
+/// [`TelemetryError::Level`].
+pub fn check(config: &TelemetryConfig) -> Result<(), TelemetryError> {
+    filter(&config.level).map(|_| ())
+}
+
+/// A bare level is the gateway's and its plugins' own: what libraries say below a warning helps nobody. Any other bare
+/// word would be taken for a module's name, and all that is not of this module be silent.
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let level = level.trim().to_ascii_lowercase();
+    let directives = match level.as_str() {
+        "off" | "error" => level,
+        "warn" | "info" | "debug" | "trace" => format!("warn,plugway={level},plugin={level}"),
+        _ if level.contains(['=', ',', '[']) => level,
+        _ => {
+            return Err(TelemetryError::Level(format!(
+                "{level:?} is no level; there are off, error, warn, info, debug, trace, and directives as \"info,plugway::delivery=debug\""
+            )));
+        }
+    };
+    EnvFilter::builder().parse(directives).map_err(|error| TelemetryError::Level(error.to_string()))
 }
 
 /// The process's metrics.
@@ -109,5 +126,23 @@ impl Metrics {
     /// Folds what was counted since the last time into the histograms; to be called every few seconds.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_not_taken_for_a_modules_name() {
+        for level in
+            ["off", "error", "INFO", " debug ", "info,plugway::delivery=debug", "plugway[delivery]=trace"]
+        {
+            assert!(filter(level).is_ok(), "{level}");
+        }
+        for level in ["inof", "verbose", "", "plugway=loud"] {
+            let error = filter(level).unwrap_err().to_string();
+            assert!(error.starts_with("telemetry.level: "), "{error}");
+        }
     }
 }

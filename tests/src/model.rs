@@ -1,11 +1,13 @@
-//! A small server of OpenAI's chat completions, streamed in the official shapes, that fails by script.
+//! A small server of OpenAI's chat completions, streamed in the official shapes, that fails by script, and refuses
+//! conversations that OpenAI refuses.
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat/streaming>.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -28,6 +30,8 @@ pub enum Turn {
     Says(Vec<&'static str>),
     /// A call of a tool: its name, and its arguments in pieces.
     Calls(&'static str, Vec<&'static str>),
+    /// The same, with a pause before each piece.
+    CallsSlowly(&'static str, Vec<&'static str>, Duration),
     /// This status with OpenAI's shape of an error.
     Fails(u16, &'static str),
     /// These pieces of text, then the connection is cut: at once if there are none, else by [`Model::cut`].
@@ -115,12 +119,21 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
     let body: Value = serde_json::from_slice(&body).expect("a request is JSON");
     let gone = Arc::new(AtomicBool::new(false));
     let model = body["model"].as_str().unwrap_or_default().to_owned();
+    let refusal = refusal(&body["messages"]);
     shared.asked.lock().expect("no handler panicked").push(Asked { headers, body, gone: Arc::clone(&gone) });
+    if let Some(message) = refusal {
+        return failure(400, message);
+    }
     let turn = shared.script.lock().expect("no handler panicked").pop_front();
+    let mut pause = Duration::ZERO;
     let (pieces, end) = match turn.unwrap_or(Turn::Says(vec!["hello"])) {
         Turn::Fails(status, message) => return failure(status, message),
         Turn::Says(texts) => (said(&texts), End::Whole("stop")),
         Turn::Calls(name, arguments) => (called(name, &arguments), End::Whole("tool_calls")),
+        Turn::CallsSlowly(name, arguments, time) => {
+            pause = time;
+            (called(name, &arguments), End::Whole("tool_calls"))
+        }
         Turn::Cuts(texts) => (said(&texts), if texts.is_empty() { End::Cut } else { End::CutLater }),
         Turn::Hangs(texts) => (said(&texts), End::Never),
     };
@@ -132,7 +145,12 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
         frames.push("data: [DONE]\n\n".to_owned());
     }
     let guard = Guard(gone);
-    let frames = stream::iter(frames).map(|frame| Ok::<_, std::io::Error>(Bytes::from(frame)));
+    let frames = stream::iter(frames).then(move |frame| async move {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        Ok::<_, std::io::Error>(Bytes::from(frame))
+    });
     let frames = match end {
         End::Whole(_) => frames.boxed(),
         End::Cut => {
@@ -152,6 +170,28 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
         let _held = &guard;
     });
     ([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response()
+}
+
+/// What OpenAI says against messages of tools that are not in its order.
+fn refusal(messages: &Value) -> Option<&'static str> {
+    let mut due = HashSet::new();
+    for message in messages.as_array().into_iter().flatten() {
+        if message["role"] == "tool" {
+            if !due.remove(message["tool_call_id"].as_str().unwrap_or_default()) {
+                return Some(
+                    "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'",
+                );
+            }
+            continue;
+        }
+        if !due.is_empty() {
+            break;
+        }
+        let calls = message["tool_calls"].as_array().into_iter().flatten();
+        due.extend(calls.filter_map(|call| call["id"].as_str()));
+    }
+    let is_due = "an assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'";
+    (!due.is_empty()).then_some(is_due)
 }
 
 #[derive(Clone, Copy)]

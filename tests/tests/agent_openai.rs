@@ -1,8 +1,10 @@
 //! The `openai` agent against a model server that speaks the official shapes and fails by script.
 
-use plugway_tests::model::{Model, Turn};
+use std::time::Duration;
+
+use plugway_tests::model::{Asked, Model, Turn};
 use plugway_tests::update::message;
-use plugway_tests::{Builder, DEADLINE, Event, Gateway, eventually};
+use plugway_tests::{Builder, DEADLINE, Event, Gateway, eventually, fixture};
 use serde_json::{Value, json};
 
 const KEY: &str = "sk-a-key-that-no-log-may-show";
@@ -22,6 +24,16 @@ fn builder(base_url: &str) -> Builder {
 
 async fn gateway(model: &Model) -> Gateway {
     builder(&model.base_url()).start().await
+}
+
+/// Who speaks in the messages of a request, beside the system.
+fn roles(asked: &Asked) -> Vec<&str> {
+    asked
+        .messages()
+        .iter()
+        .filter_map(|message| message["role"].as_str())
+        .filter(|role| *role != "system")
+        .collect()
 }
 
 async fn events(gateway: &Gateway, task: &str) -> Vec<Event> {
@@ -95,6 +107,61 @@ async fn a_tool_call_is_reported() {
     let tool = events.iter().find(|event| event.progress() == "tool_started").expect("the call is reported");
     assert_eq!(tool.json()["data"]["tool_name"], "weather");
     assert_eq!(gateway.ended(&task).await["result"]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn a_tool_call_that_takes_long_to_write_is_not_silence() {
+    let pieces = [vec!["{\"city\":\""], vec!["B"; 10], vec!["\"}"]].concat();
+    let model = Model::start([Turn::CallsSlowly("weather", pieces, Duration::from_millis(250))]).await;
+    let gateway = builder(&model.base_url()).set("agents.model.stream_timeout", "1500ms").start().await;
+    let task = gateway.accept(&message(1, 7, "how is the weather?")).await;
+    let ended = gateway.ended(&task).await;
+    assert_eq!(ended["result"]["finish_reason"], "tool_calls", "in {ended}");
+}
+
+#[tokio::test]
+async fn a_user_who_goes_on_without_answering_a_call_is_answered() {
+    let model = Model::start([Turn::Calls("weather", vec!["{}"]), Turn::Says(vec!["as you like"])]).await;
+    let gateway = gateway(&model).await;
+    gateway.accept(&message(1, 7, "how is the weather?")).await;
+    let second = gateway.accept(&message(2, 7, "never mind")).await;
+    let ended = gateway.ended(&second).await;
+    assert_eq!(ended["result"]["text"], "as you like", "in {ended}");
+    assert_eq!(roles(&model.asked_at_least(2).await), ["user", "assistant", "tool", "user"]);
+}
+
+#[tokio::test]
+async fn results_of_tools_come_back_to_the_model_that_called_them() {
+    let script = [
+        Turn::Calls("weather", vec!["{\"city\":", "\"Bern\"}"]),
+        Turn::Says(vec!["It is sunny."]),
+        Turn::Says(vec!["You are welcome."]),
+    ];
+    let model = Model::start(script).await;
+    let gateway = builder(&model.base_url()).component("steady", &fixture("steady")).start().await;
+    let submit = async |input: Value| {
+        let answer = gateway.post("/steady/tasks/s", &input).await;
+        let task = answer.expect(202).json()["task_id"].as_str().expect("it is accepted").to_owned();
+        gateway.ended(&task).await["result"].clone()
+    };
+    let called = submit(json!({ "kind": "message", "text": "how is the weather?" })).await;
+    assert_eq!(called["finish_reason"], "tool_calls", "in {called}");
+    let results = json!([{ "call_id": "call_1", "result": { "sky": "clear" } }]);
+    let answered = submit(json!({ "kind": "tool_result", "results": results })).await;
+    assert_eq!(answered["text"], "It is sunny.", "in {answered}");
+    let asked = model.asked_at_least(2).await;
+    assert_eq!(roles(&asked), ["user", "assistant", "tool"]);
+    let call = &asked.messages()[1]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], "{\"city\":\"Bern\"}", "in {call}");
+    assert_eq!(asked.messages()[2]["content"], "{\"sky\":\"clear\"}");
+    let thanks = submit(json!({ "kind": "message", "text": "thanks" })).await;
+    assert_eq!(thanks["text"], "You are welcome.", "in {thanks}");
+    let asked = model.asked_at_least(3).await;
+    assert_eq!(roles(&asked), ["user", "assistant", "tool", "assistant", "user"]);
+
+    let results = json!([{ "call_id": "call_9", "result": 1 }]);
+    let refused = submit(json!({ "kind": "tool_result", "results": results })).await;
+    assert_eq!(refused["error_type"], "invalid_input", "in {refused}");
 }
 
 #[tokio::test]

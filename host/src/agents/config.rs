@@ -30,7 +30,8 @@ pub struct AgentConfig {
     /// Runs of a task whose workers died. Default: `workers.max_attempts` (3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// A run that says nothing for so long fails as `agent_silent`. Default 60 s.
+    /// A run that gives no sign of life for so long fails as `agent_silent`. Every piece of the answer is one, told or
+    /// not; what only keeps the connection open is none. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub stream_timeout: Duration,
     /// What runs the turns, and its settings.

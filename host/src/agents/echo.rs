@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use async_stream::stream;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Agent, AgentStream, Turn};
+use super::{Agent, AgentSignal, AgentStream, Turn};
 use crate::domain::{AgentEvent, ErrorType, TaskInput, ToolResult};
 
 /// Settings of an `echo` agent.
@@ -113,8 +115,17 @@ fn results_text(results: &[ToolResult]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// What it tells. It is silent only where it was told to be.
+type Events = BoxStream<'static, AgentEvent>;
+
 impl Agent for Echo {
     fn run(&self, turn: Turn) -> AgentStream {
+        Box::pin(self.events(&turn).map(AgentSignal::Event))
+    }
+}
+
+impl Echo {
+    fn events(&self, turn: &Turn) -> Events {
         let directive = match self.directive(&turn.input) {
             Ok(directive) => directive,
             Err(why) => return one(AgentEvent::failed(ErrorType::InvalidInput, why)),
@@ -171,13 +182,12 @@ impl Agent for Echo {
     }
 }
 
-fn one(event: AgentEvent) -> AgentStream {
+fn one(event: AgentEvent) -> Events {
     Box::pin(futures::stream::iter([event]))
 }
 
 /// What `first` tells, then the end.
-fn after(end: [AgentEvent; 2], first: impl FnOnce() -> AgentStream) -> AgentStream {
-    use futures::StreamExt as _;
+fn after(end: [AgentEvent; 2], first: impl FnOnce() -> Events) -> Events {
     Box::pin(first().chain(futures::stream::iter(end)))
 }
 
@@ -193,7 +203,7 @@ async fn pause(delay: Duration) {
 }
 
 /// A thought, then a text word by word.
-fn answer(text: String, asked: usize, delay: Duration) -> AgentStream {
+fn answer(text: String, asked: usize, delay: Duration) -> Events {
     Box::pin(stream! {
         yield thinking();
         let (mut at, mut count) = (0, 0);
@@ -254,7 +264,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use futures::{FutureExt as _, StreamExt as _};
+    use futures::FutureExt as _;
 
     use super::*;
     use crate::domain::{SessionId, TaskId};
@@ -273,7 +283,7 @@ mod tests {
     async fn run(text: &str) -> Vec<AgentEvent> {
         let echo = Echo::new(EchoConfig { chunk_delay: Duration::from_millis(5), ..EchoConfig::default() });
         let document = json!({"kind": "message", "text": text}).to_string();
-        echo.run(turn(&document)).collect().await
+        echo.events(&turn(&document)).collect().await
     }
 
     fn chunks(events: &[AgentEvent]) -> Vec<&str> {
@@ -370,9 +380,10 @@ mod tests {
     async fn tool_results_are_echoed_and_controls_refused() {
         let echo = Echo::new(EchoConfig::default());
         let results = r#"{"kind":"tool_result","results":[{"call_id":"c","result":"sunny day"},{"call_id":"d","error":"no"}]}"#;
-        let events: Vec<_> = echo.run(turn(results)).collect().await;
+        let events: Vec<_> = echo.events(&turn(results)).collect().await;
         assert_eq!(chunks(&events).concat(), "sunny day\nno");
-        let events: Vec<_> = echo.run(turn(r#"{"kind":"control","name":"switch_agent"}"#)).collect().await;
+        let events: Vec<_> =
+            echo.events(&turn(r#"{"kind":"control","name":"switch_agent"}"#)).collect().await;
         assert_eq!(end(&events)["error_type"], "invalid_input");
     }
 }

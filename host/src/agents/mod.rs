@@ -37,8 +37,17 @@ pub struct Turn {
     pub history: Vec<HistoryMessage>,
 }
 
-/// Events of one turn. Ends after one terminal event ([`AgentEvent::Completed`] or [`AgentEvent::Failed`]).
-pub type AgentStream = BoxStream<'static, AgentEvent>;
+/// What comes from an agent while it runs a turn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentSignal {
+    /// Something to tell.
+    Event(AgentEvent),
+    /// The agent goes on with its answer, and has nothing to tell yet. It ends the silence; nobody hears of it.
+    Alive,
+}
+
+/// Signals of one turn. Ends after one terminal event ([`AgentEvent::Completed`] or [`AgentEvent::Failed`]).
+pub type AgentStream = BoxStream<'static, AgentSignal>;
 
 /// A backend that runs turns.
 pub trait Agent: Send + Sync + std::fmt::Debug {
@@ -57,7 +66,7 @@ pub struct NamedAgent {
     pub on_crash: OnCrash,
     /// Runs of a task whose workers died; none: as `workers.max_attempts` says.
     pub max_attempts: Option<u32>,
-    /// A run that says nothing for so long fails as `agent_silent`.
+    /// A run that gives no signal for so long fails as `agent_silent`.
     pub stream_timeout: Duration,
     /// Runs the turns.
     pub backend: Arc<dyn Agent>,

@@ -29,7 +29,7 @@ pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
     let (_watcher, changes) = watch(&plugins)?;
     build_all(&plugins)?;
     let metrics = Metrics::install()?;
-    serve::runtime()?.block_on(async {
+    serve::run(async {
         let stop = serve::stop_signal()?;
         let tryout = Tryout::of(&config);
         let compiler = Compiler::child(&config.engine);
@@ -42,9 +42,9 @@ pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
         let text = tryout.text(gateway.address()?, telegram, gateway.catalogue().dir());
         let _ = std::io::stdout().write_all(text.as_bytes());
         let rebuilding = tokio::spawn(rebuild(plugins, changes));
-        gateway.serve(stop).await;
+        let served = gateway.serve(stop).await;
         rebuilding.abort();
-        Ok(())
+        served
     })
 }
 

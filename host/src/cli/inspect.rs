@@ -99,7 +99,7 @@ fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exc
     let cache = TempDir::new()?;
     let loader = app::loader(&engine, &cache.0, Compiler::child(&config.engine))?;
     let hash = Sha256::digest(&bytes).into();
-    let loaded = serve::runtime()?.block_on(loader.load(&settings, 1, hash, bytes, 0));
+    let loaded = serve::run(async { Ok(loader.load(&settings, 1, hash, bytes, 0).await) })?;
     drop(cache);
     let generation = Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
     // Its routes must go together, and none may be the host's own.

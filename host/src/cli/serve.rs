@@ -1,6 +1,7 @@
 //! `plugway serve`: from the configuration to the last line of the log.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -13,6 +14,8 @@ use crate::telemetry::{self, Metrics};
 
 /// Files that are open beside connections: the store, plugins, requests to agents and platforms.
 const OTHER_FILES: u64 = 1_024;
+/// What work that can't be interrupted, as reading a file, gets when all else has ended.
+const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// Reads the configuration that the arguments name.
 pub(super) fn load(args: &ServeArgs) -> anyhow::Result<Config> {
@@ -30,14 +33,24 @@ pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     telemetry::init_logs(&config.telemetry)?;
     raise_open_files(config.limits.connections);
     let metrics = Metrics::install()?;
-    runtime()?.block_on(async {
+    run(async {
         let stop = stop_signal()?;
         let compiler = Compiler::child(&config.engine);
         let gateway = Gateway::start(config, metrics, compiler).await?;
         announce(&gateway)?;
-        gateway.serve(stop).await;
-        Ok(())
+        gateway.serve(stop).await
     })
+}
+
+/// Runs on the runtime of everything but guests. Work that can't be interrupted does not keep the process.
+pub(super) fn run<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_WORK);
+    result
 }
 
 /// Takes as many open files as the system gives, and warns where that is too few for the connections to be served.
@@ -58,11 +71,6 @@ pub(super) fn raise_open_files(connections: usize) {
             most.saturating_sub(OTHER_FILES)
         );
     }
-}
-
-/// The runtime of everything but guests.
-pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")
 }
 
 /// Tells programs where the gateway listens: one line on standard output.

@@ -96,7 +96,7 @@ impl Outbox for FakeOutbox {
     ) -> Result<Claimed<Delivery>, StoreError> {
         let mut rows = self.rows.lock().unwrap();
         let now = self.clock.now_ms();
-        let (mut items, mut lanes, mut next_due_ms) = (Vec::new(), std::collections::BTreeSet::new(), None);
+        let (mut items, mut lanes, mut next_due) = (Vec::new(), std::collections::BTreeSet::new(), None);
         for (index, row) in rows.iter_mut().enumerate() {
             if row.end.is_some() || !lanes.insert(row.lane.clone()) {
                 continue;
@@ -110,7 +110,8 @@ impl Outbox for FakeOutbox {
                 continue;
             }
             if free_at > now {
-                next_due_ms = Some(next_due_ms.map_or(free_at, |due: u64| due.min(free_at)));
+                let wait = Duration::from_millis(free_at - now);
+                next_due = Some(next_due.map_or(wait, |due: Duration| due.min(wait)));
                 continue;
             }
             row.token += 1;
@@ -122,7 +123,7 @@ impl Outbox for FakeOutbox {
                 since_ms: row.since_ms,
             });
         }
-        Ok(Claimed { items, next_due_ms })
+        Ok(Claimed { items, next_due })
     }
 
     async fn delivery_ready(&self) {
@@ -141,14 +142,15 @@ impl Outbox for FakeOutbox {
         if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the disk is full".into()));
         }
+        let now = self.clock.now_ms();
         self.leased(lease, |row| {
             row.leased_until = None;
             row.settlements.push(settlement.clone());
             match settlement {
                 Settlement::Done => row.end = Some(Ok(())),
                 Settlement::Dead { error } => row.end = Some(Err(error)),
-                Settlement::Retry { not_before_ms, counts, .. } => {
-                    row.due_ms = not_before_ms;
+                Settlement::Retry { after, counts, .. } => {
+                    row.due_ms = now + u64::try_from(after.as_millis()).unwrap();
                     row.attempts += u32::from(counts);
                 }
             }

@@ -86,12 +86,9 @@ impl Retry {
         &self,
         outcome: Outcome,
         attempts: u32,
-        since_ms: u64,
-        now_ms: u64,
+        age: Duration,
         jitter: &Jitter,
     ) -> Settlement {
-        let at = |wait: Duration| now_ms.saturating_add(millis(wait));
-        let age = Duration::from_millis(now_ms.saturating_sub(since_ms));
         let too_old = |error: String| {
             let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
             Settlement::Dead { error: format!("given up after {age}: {error}") }
@@ -100,11 +97,9 @@ impl Retry {
             Outcome::Delivered => Settlement::Done,
             Outcome::Hopeless { error } => Settlement::Dead { error },
             Outcome::NotNow { reason, .. } if age >= self.max_age => too_old(reason),
-            Outcome::NotNow { reason, after } | Outcome::PutBack { reason, after } => Settlement::Retry {
-                not_before_ms: at(after.min(self.max_asked_delay)),
-                counts: false,
-                error: reason,
-            },
+            Outcome::NotNow { reason, after } | Outcome::PutBack { reason, after } => {
+                Settlement::Retry { after: after.min(self.max_asked_delay), counts: false, error: reason }
+            }
             Outcome::Failed { error, after } => {
                 let made = attempts.saturating_add(1);
                 if made >= self.attempts {
@@ -113,15 +108,11 @@ impl Retry {
                 if age >= self.max_age {
                     return too_old(error);
                 }
-                let wait = jitter.up_to(self.bound(made)).max(after.min(self.max_asked_delay));
-                Settlement::Retry { not_before_ms: at(wait), counts: true, error }
+                let after = jitter.up_to(self.bound(made)).max(after.min(self.max_asked_delay));
+                Settlement::Retry { after, counts: true, error }
             }
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -140,9 +131,9 @@ mod tests {
         Outcome::Failed { error: "no".to_owned(), after: Duration::from_secs(after) }
     }
 
-    fn wait(outcome: Outcome, attempts: u32, jitter: &Jitter) -> u64 {
-        match POLICY.settle(outcome, attempts, 1_000, 1_000, jitter) {
-            Settlement::Retry { not_before_ms, .. } => not_before_ms - 1_000,
+    fn wait(outcome: Outcome, attempts: u32, jitter: &Jitter) -> Duration {
+        match POLICY.settle(outcome, attempts, Duration::ZERO, jitter) {
+            Settlement::Retry { after, .. } => after,
             other => panic!("{other:?}"),
         }
     }
@@ -150,7 +141,8 @@ mod tests {
     #[test]
     fn waits_are_drawn_below_a_bound_that_doubles() {
         let jitter = Jitter::new(7);
-        for (attempts, bound) in [(0, 2_000), (1, 4_000), (2, 8_000), (3, 10_000)] {
+        for (attempts, bound) in [(0, 2), (1, 4), (2, 8), (3, 10)] {
+            let bound = Duration::from_secs(bound);
             let waits: Vec<_> = (0..200).map(|_| wait(failed(0), attempts, &jitter)).collect();
             assert!(waits.iter().all(|wait| *wait <= bound), "{waits:?}");
             assert!(
@@ -165,32 +157,31 @@ mod tests {
     #[test]
     fn what_a_receiver_asks_for_is_kept_up_to_a_bound() {
         let jitter = Jitter::new(7);
-        assert!((30_000..=30_001).contains(&wait(failed(30), 0, &jitter)));
-        assert_eq!(wait(failed(3600), 0, &jitter), 60_000);
+        assert_eq!(wait(failed(30), 0, &jitter), Duration::from_secs(30));
+        assert_eq!(wait(failed(3600), 0, &jitter), Duration::from_secs(60));
     }
 
     #[test]
     fn tries_and_time_run_out() {
-        let settle = |attempts, now| POLICY.settle(failed(0), attempts, 0, now, &Jitter::new(1));
+        let settle = |attempts, seconds| {
+            POLICY.settle(failed(0), attempts, Duration::from_secs(seconds), &Jitter::new(1))
+        };
         assert!(matches!(settle(3, 0), Settlement::Retry { counts: true, .. }));
         assert!(matches!(settle(4, 0), Settlement::Dead { error } if error.contains("after 5 tries: no")));
-        assert!(matches!(settle(0, 100_000), Settlement::Dead { error } if error.contains("1m 40s")));
+        assert!(matches!(settle(0, 100), Settlement::Dead { error } if error.contains("1m 40s")));
     }
 
     #[test]
     fn a_try_that_was_none_does_not_count() {
         let (reason, after) = ("absent".to_owned(), Duration::from_secs(5));
-        let later = |now_ms: u64| Settlement::Retry {
-            not_before_ms: now_ms + 5_000,
-            counts: false,
-            error: reason.clone(),
-        };
-        let settle = |outcome, now_ms| POLICY.settle(outcome, 100, 0, now_ms, &Jitter::new(1));
+        let later = Settlement::Retry { after, counts: false, error: reason.clone() };
+        let settle =
+            |outcome, seconds| POLICY.settle(outcome, 100, Duration::from_secs(seconds), &Jitter::new(1));
         let not_now = Outcome::NotNow { reason: reason.clone(), after };
-        assert_eq!(settle(not_now.clone(), 99_999), later(99_999));
+        assert_eq!(settle(not_now.clone(), 99), later);
         assert!(
-            matches!(settle(not_now, 100_000), Settlement::Dead { error } if error.contains("1m 40s: absent"))
+            matches!(settle(not_now, 100), Settlement::Dead { error } if error.contains("1m 40s: absent"))
         );
-        assert_eq!(settle(Outcome::PutBack { reason: reason.clone(), after }, 100_000), later(100_000));
+        assert_eq!(settle(Outcome::PutBack { reason: reason.clone(), after }, 100), later);
     }
 }

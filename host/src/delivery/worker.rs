@@ -111,7 +111,7 @@ impl Loop {
 
     /// Claims once and begins what was claimed. Returns how long there is nothing to do; zero: look again at once.
     async fn claim(&mut self) -> Duration {
-        let Worker { outbox, config, clock, .. } = &self.tries.worker;
+        let Worker { outbox, config, .. } = &self.tries.worker;
         let full = self.plugins.iter().filter(|(_, permits)| permits.available_permits() == 0);
         let plugins = self.away.keys().chain(full.map(|(plugin, _)| plugin)).cloned().collect();
         // Every webhook that is claimed must find a permit, and what is no webhook gives its permit back.
@@ -120,7 +120,6 @@ impl Loop {
             (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
         let except = Except { plugins, webhooks: permits.is_empty() };
         let limit = if permits.is_empty() { BATCH } else { permits.len() };
-        let began_ms = clock.now_ms();
         let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -129,9 +128,8 @@ impl Loop {
             }
         };
         let more = claimed.items.len() >= limit;
-        // What was due before and was not handed out waits for something else: for its lane, or for a plugin.
-        let due = claimed.next_due_ms.filter(|due| *due > began_ms);
-        let due = due.map(|due| Duration::from_millis(due.saturating_sub(clock.now_ms())));
+        // What is due and was not handed out waits for something else: for its lane, or for a plugin.
+        let due = claimed.next_due.filter(|due| !due.is_zero());
         let poll = config.poll;
         let mut back = Vec::new();
         for delivery in claimed.items {
@@ -271,9 +269,9 @@ impl Tries {
             DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
             DeliveryTarget::Plugin { .. } => &config.retry,
         };
-        let now = clock.now_ms();
-        let settlement = retry.settle(outcome, delivery.attempts, delivery.since_ms, now, &self.jitter);
-        report(delivery, &settlement, now);
+        let age = Duration::from_millis(clock.now_ms().saturating_sub(delivery.since_ms));
+        let settlement = retry.settle(outcome, delivery.attempts, age, &self.jitter);
+        report(delivery, &settlement);
         let deadline = Instant::now() + config.lease;
         let mut wait = LEAST_WAIT;
         loop {
@@ -302,7 +300,7 @@ fn destination(target: &DeliveryTarget) -> String {
     }
 }
 
-fn report(delivery: &Delivery, settlement: &Settlement, now_ms: u64) {
+fn report(delivery: &Delivery, settlement: &Settlement) {
     let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
     let attempt = delivery.attempts.saturating_add(1);
     match settlement {
@@ -310,9 +308,8 @@ fn report(delivery: &Delivery, settlement: &Settlement, now_ms: u64) {
             count(&delivery.target, "delivered");
             debug!(delivery = id, to, attempt, "delivered");
         }
-        Settlement::Retry { counts: true, not_before_ms, error } => {
+        Settlement::Retry { counts: true, after: wait, error } => {
             count(&delivery.target, "retry");
-            let wait = Duration::from_millis(not_before_ms.saturating_sub(now_ms));
             info!(delivery = id, to, attempt, ?wait, error, "a delivery failed and is tried again");
         }
         Settlement::Retry { counts: false, error, .. } => {

@@ -140,7 +140,7 @@ pub enum ErrorType {
     AgentSilent,
     /// The task's time was up.
     Deadline,
-    /// The worker that ran it died, as often as `max_attempts` allows.
+    /// The worker that ran it died, as often as `max_attempts` allows; or the gateway stopped, and it is not run again.
     Abandoned,
     /// A filter refused or broke.
     Filter,

@@ -114,6 +114,20 @@ pub struct ToolResult {
     pub error: Option<String>,
 }
 
+/// As the chat-completions API has it.
+impl From<&ToolResult> for HistoryMessage {
+    fn from(result: &ToolResult) -> Self {
+        let content = match (&result.error, &result.result) {
+            (Some(error), _) => format!("error: {error}"),
+            (None, Some(Value::String(text))) => text.clone(),
+            (None, Some(value)) => value.to_string(),
+            (None, None) => String::new(),
+        };
+        let rest = [("tool_call_id".to_owned(), result.call_id.clone().into())];
+        Self { role: "tool".to_owned(), content: content.into(), rest: rest.into_iter().collect() }
+    }
+}
+
 /// What a person decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,8 +6,8 @@ mod id;
 mod input;
 mod task;
 
-pub use clock::{Clock, rfc3339, sleep_until};
+pub use clock::{Clock, Steady, rfc3339, sleep_until};
 pub use event::{AgentEvent, ErrorType, Event, Kind, Position};
 pub use id::{Cursor, InvalidId, SessionId, TaskId};
 pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};
-pub use task::{DeliveryOrder, Moment, NewTask, TaskRecord, TaskState};
+pub use task::{DeliveryOrder, Moment, NewTask, TaskRecord, TaskState, TaskStatus};

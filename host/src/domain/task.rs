@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, SessionId, TaskId};
+use super::{Event, Position, SessionId, TaskId};
 
 /// Work that somebody wants done, not yet accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,4 +103,19 @@ pub struct TaskRecord {
     pub ended_ms: Option<u64>,
     /// Its terminal event, kept as long as the task though the log forgets earlier.
     pub end: Option<Event>,
+}
+
+/// Whose a task is and where it is, without its documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// Who submitted it.
+    pub adapter: String,
+    /// Who runs it.
+    pub agent: String,
+    /// Its session.
+    pub session: SessionId,
+    /// Where it is.
+    pub state: TaskState,
+    /// Place of its terminal event.
+    pub end: Option<Position>,
 }

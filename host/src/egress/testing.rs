@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the server does with a request, step by step. After the last one the connection waits for another request.
 #[derive(Clone, Debug)]
@@ -15,7 +19,7 @@ pub(crate) enum Step {
     Send(String),
     /// Waits.
     Wait(Duration),
-    /// Never says anything again.
+    /// Never says anything again, and waits for the other side to close the connection.
     Hang,
     /// Closes the connection in order.
     Close,
@@ -51,6 +55,7 @@ type Script = dyn Fn(&Seen, usize) -> Vec<Step> + Send + Sync;
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    ended: watch::Receiver<usize>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -61,14 +66,20 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (seen, script): (Arc<Mutex<Vec<Seen>>>, Arc<Script>) = (Arc::default(), Arc::new(script));
         let all = Arc::clone(&seen);
+        let (end, ended) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             for connection in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, connection, Arc::clone(&script), Arc::clone(&all)));
+                let serving = serve(stream, connection, Arc::clone(&script), Arc::clone(&all));
+                let end = end.clone();
+                connections.spawn(async move {
+                    serving.await;
+                    end.send_modify(|ended| *ended += 1);
+                });
             }
         });
-        Self { address, seen, _task: AbortOnDropHandle::new(task) }
+        Self { address, seen, ended, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Serves the same answer always.
@@ -84,6 +95,18 @@ impl Server {
     /// What came in so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Connections that have ended so far, by whichever side.
+    pub(crate) fn ended(&self) -> usize {
+        *self.ended.borrow()
+    }
+
+    /// Waits until so many connections have ended.
+    pub(crate) async fn ended_at_least(&self, count: usize) {
+        let mut ended = self.ended.clone();
+        let waited = tokio::time::timeout(DEADLINE, ended.wait_for(|ended| *ended >= count)).await;
+        waited.expect("the connections end in time").unwrap();
     }
 }
 
@@ -108,7 +131,7 @@ async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>, al
                     }
                 }
                 Step::Wait(time) => tokio::time::sleep(time).await,
-                Step::Hang => std::future::pending().await,
+                Step::Hang => while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {},
                 Step::Close => {
                     let _ = stream.shutdown().await;
                     return;

@@ -144,16 +144,10 @@ impl Follower {
         let limit = max.clamp(1, PAGE);
         let mut events = store.read(self.task, self.position, limit).await?;
         if events.is_empty() && cause == Cause::Unsure {
-            let Some(record) = store.task(self.task).await? else {
-                self.ended = true;
-                return Ok(Some(Step::Ended));
-            };
-            if record.state.is_ended() {
-                // It may have ended between the two looks. A log that forgot even the end leaves it to the record.
+            let status = store.status(self.task).await?;
+            if status.is_none_or(|status| status.state.is_ended()) {
+                // It may have ended between the two looks.
                 events = store.read(self.task, self.position, limit).await?;
-                if events.is_empty() {
-                    events.extend(record.end.filter(|end| end.position > self.position));
-                }
                 if events.is_empty() {
                     self.ended = true;
                     return Ok(Some(Step::Ended));

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use follower::{Follower, Step};
 pub use session::SessionFollower;
-pub use topic::Entry;
+pub use topic::{Entry, FRAME_OVERHEAD};
 
 use crate::domain::{Cursor, Event, Position, SessionId, TaskId};
 use crate::store::Store;
@@ -29,7 +29,7 @@ use topic::Topic;
 pub struct Config {
     /// Events in a ring.
     pub ring_events: usize,
-    /// Bytes in a ring ([`Event::weight`]); the latest event is there whatever it weighs.
+    /// Bytes in a ring ([`Entry::weight`]); the latest event is there whatever it weighs.
     pub ring_bytes: usize,
     /// How often a follower with nothing to hear looks into the store by itself, at first; up to eight times as long
     /// while it finds nothing. Needed where others write to the store; a safety net elsewhere.

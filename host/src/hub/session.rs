@@ -65,8 +65,8 @@ impl SessionFollower {
         let store = Arc::clone(&self.hub.inner.store);
         let mut wait = Wait::new(self.hub.inner.config.poll);
         if let Some(cursor) = self.resume {
-            let record = store.task(cursor.task).await?;
-            if record.is_some_and(|record| record.session == self.session) {
+            let status = store.status(cursor.task).await?;
+            if status.is_some_and(|status| status.session == self.session) {
                 self.current = Some(self.hub.follow(cursor.task, cursor.position));
             } else {
                 self.done = Some(cursor.task);

@@ -13,6 +13,9 @@ use tokio::sync::futures::Notified;
 
 use crate::domain::{Event, Kind, Position};
 
+/// Bytes that an encoded event may have beside its data: names, ids, the time.
+pub const FRAME_OVERHEAD: usize = 256;
+
 /// An event on its way to followers, with its encoded form once somebody has made it. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry {
@@ -35,7 +38,14 @@ impl Entry {
         &self.inner.event
     }
 
-    /// The event as bytes; only the first caller's encoder runs, so that every caller must use the same one.
+    /// Bytes that it is counted with in a ring: the event and its encoded form, whether or not that is there yet.
+    pub fn weight(&self) -> usize {
+        let event = self.event();
+        event.weight() + event.data.len() + FRAME_OVERHEAD
+    }
+
+    /// The event as bytes: its data, and up to [`FRAME_OVERHEAD`] around it. Only the first caller's encoder runs, so
+    /// that every caller must use the same one.
     pub fn frame(&self, encode: impl FnOnce(&Event) -> Bytes) -> &Bytes {
         self.inner.frame.get_or_init(|| encode(&self.inner.event))
     }
@@ -113,12 +123,12 @@ impl Topic {
                 ring.bytes = 0;
             }
         }
-        ring.bytes += event.weight();
+        ring.bytes += entry.weight();
         ring.entries.push_back(entry);
         while ring.entries.len() > self.max_events || (ring.bytes > self.max_bytes && ring.entries.len() > 1)
         {
             let Some(entry) = ring.entries.pop_front() else { break };
-            ring.bytes -= entry.event().weight();
+            ring.bytes -= entry.weight();
         }
         drop(ring);
         self.wake();

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, in_path};
 use crate::domain::rfc3339;
 use crate::plugins::{Action, ActionError, PluginStatus};
 use crate::store::{DeliveryId, DeliveryTarget};
@@ -28,10 +29,11 @@ pub(super) async fn plugins(
 /// Does something to a plugin.
 pub(super) async fn act(
     State(app): State<Arc<App>>,
-    Path((plugin, action)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<PluginStatus>, ApiError> {
     app.auth.admin(&headers)?;
+    let (plugin, action) = in_path(path)?;
     let action = match action.as_str() {
         "reload" => Action::Reload,
         "rollback" => Action::Rollback,
@@ -82,10 +84,11 @@ pub(super) async fn dead_letters(
 /// Makes a dead letter due again.
 pub(super) async fn replay(
     State(app): State<Arc<App>>,
-    Path(id): Path<u64>,
+    path: Result<Path<u64>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     app.auth.admin(&headers)?;
+    let id = in_path(path)?;
     if app.store.replay(DeliveryId(id)).await? {
         Ok(Json(json!({ "id": id, "status": "queued" })))
     } else {

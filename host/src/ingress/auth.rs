@@ -16,6 +16,8 @@ use crate::plugins::Access;
 const SHORTEST_KEY: usize = 16;
 /// What proxies add to a request that they pass on, beside `x-forwarded-…`.
 const OF_PROXIES: [&str; 3] = ["forwarded", "via", "x-real-ip"];
+/// What browsers tell of the page that a request comes from.
+const SEC_FETCH_SITE: http::HeaderName = http::HeaderName::from_static("sec-fetch-site");
 
 /// `[auth]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,6 +91,12 @@ impl Auth {
             .ok_or_else(ApiError::unauthorized)
     }
 
+    /// Lets a request through to a plugin that looks at it itself. Without keys, not one of somebody's page: no platform
+    /// sends what a browser does.
+    pub(crate) fn platform(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.keys.is_empty() { self.page(headers) } else { Ok(()) }
+    }
+
     /// Lets an operator in.
     pub(crate) fn admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !self.admin_keys.is_empty() {
@@ -101,10 +109,8 @@ impl Auth {
         }
         // No keys at all, this machine only. A browser on it may still be led here by somebody's page, and a proxy on it
         // by anybody.
-        let forwarded = headers
-            .keys()
-            .any(|name| OF_PROXIES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-"));
-        if names_loopback(headers) && !headers.contains_key(header::ORIGIN) && !forwarded {
+        let by_browser = headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
+        if names_loopback(headers) && !by_browser && !forwarded(headers) {
             Ok(())
         } else {
             Err(ApiError::forbidden(
@@ -127,21 +133,42 @@ impl Auth {
     }
 
     /// Lets programs of this machine in, where there are no keys. A browser on it may be led here by anybody's page: by
-    /// a name that resolves to this machine, or by a request from that page.
+    /// a name that resolves to this machine, or by a request from that page. A proxy on it lets anybody in.
     fn local(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !names_loopback(headers) {
             return Err(ApiError::forbidden(
                 "without auth.keys, the gateway is for this machine: call it as 127.0.0.1 or localhost, or set auth.keys",
             ));
         }
+        if forwarded(headers) {
+            return Err(ApiError::forbidden(
+                "a proxy passed this on, and anybody may be behind it: set auth.keys, and let callers send one of them",
+            ));
+        }
+        self.page(headers)
+    }
+
+    /// Refuses what a browser sends for a page that is neither this machine's own nor a known one.
+    fn page(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
-        match (text(header::ORIGIN), text(header::HOST)) {
-            (None, _) => Ok(()),
-            (Some(origin), _) if self.origins.iter().any(|own| own == origin) => Ok(()),
-            (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(&format!("http://{host}")) => Ok(()),
+        let (origin, host) = (text(header::ORIGIN), text(header::HOST));
+        // A page of another name is not this machine's own, though that name may lead here.
+        let own = host.filter(|_| names_loopback(headers));
+        match (origin, text(SEC_FETCH_SITE)) {
+            (Some(origin), _) if self.origins.iter().any(|known| known == origin) => Ok(()),
+            (Some(origin), _)
+                if own.is_some_and(|own| origin.eq_ignore_ascii_case(&format!("http://{own}"))) =>
+            {
+                Ok(())
+            }
             (Some(origin), _) => Err(ApiError::forbidden(format!(
                 "pages of {origin:?} may not call; list it in cors.origins, or set auth.keys"
             ))),
+            (None, None | Some("none")) => Ok(()),
+            (None, Some("same-origin")) if own.is_some() => Ok(()),
+            (None, Some(_)) => {
+                Err(ApiError::forbidden("pages of other sites may not call; set auth.keys if they should"))
+            }
         }
     }
 }
@@ -176,6 +203,13 @@ fn find(keys: &[Secret], headers: &HeaderMap) -> Option<usize> {
         }
     }
     found
+}
+
+/// Whether a proxy says that it passed the request on. Not all do.
+fn forwarded(headers: &HeaderMap) -> bool {
+    headers
+        .keys()
+        .any(|name| OF_PROXIES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-"))
 }
 
 fn names_loopback(headers: &HeaderMap) -> bool {
@@ -226,13 +260,38 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_nobody_administers_through_a_proxy() {
+    fn without_keys_nobody_comes_in_through_a_proxy() {
         let auth = auth(&[], &[]);
         let local = ("host", "127.0.0.1:8080");
-        assert!(auth.admin(&headers(&[local])).is_ok());
+        assert!(auth.admin(&headers(&[local])).is_ok() && auth.caller(&headers(&[local])).is_ok());
         for name in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "origin"] {
-            assert!(auth.admin(&headers(&[local, (name, "203.0.113.7")])).is_err(), "{name}");
+            let passed_on = headers(&[local, (name, "203.0.113.7")]);
+            assert!(auth.admin(&passed_on).is_err() && auth.caller(&passed_on).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn without_keys_platforms_reach_plugins_and_pages_of_others_do_not() {
+        let auth = auth(&[], &[]);
+        let sent = |fields: &[(&'static str, &str)]| auth.platform(&headers(fields)).is_ok();
+        let public = ("host", "bot.example.org");
+        let local = ("host", "127.0.0.1:8080");
+        assert!(sent(&[public]) && sent(&[public, ("x-forwarded-for", "203.0.113.7")]));
+        assert!(sent(&[public, ("origin", "https://chat.example.org"), ("sec-fetch-site", "cross-site")]));
+        assert!(sent(&[local, ("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]));
+        assert!(
+            sent(&[local, ("sec-fetch-site", "same-origin")]) && sent(&[public, ("sec-fetch-site", "none")])
+        );
+        for host in [public, local] {
+            assert!(!sent(&[host, ("origin", "https://evil.example")]));
+            assert!(!sent(&[host, ("sec-fetch-site", "cross-site")]));
+            assert!(!sent(&[host, ("sec-fetch-site", "same-site")]));
+        }
+        // A name that was made to lead here.
+        assert!(!sent(&[("host", "evil.example"), ("origin", "http://evil.example")]));
+        assert!(!sent(&[("host", "evil.example"), ("sec-fetch-site", "same-origin")]));
+        let keyed = super::tests::auth(&[KEY], &[]);
+        assert!(keyed.platform(&headers(&[public, ("origin", "https://evil.example")])).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Bodies of requests: read whole, within bounds of size, time, and of the memory that all of them share.
 //!
-//! Invariant: no byte of a body is kept without a share of `limits.bodies`, which is given back when the body is. A
+//! Invariant: no byte of a body is kept without a share of `limits.bodies`, which is given back when the body is. Large
+//! bodies never take the part that is kept for small ones, so that whoever sends some does not silence the others. A
 //! body that is refused is read on for a moment, since closing a connection with bytes unread resets it, and the
 //! client would lose the answer.
 
@@ -22,6 +23,10 @@ use super::error::ApiError;
 
 /// What memory is counted in; a u32 of these is 4 TiB.
 const UNIT: u64 = 1 << 10;
+/// Largest body that the kept part is for, in units.
+const SMALL: u64 = 64;
+/// The part of all that is kept for small bodies.
+const KEPT: u64 = 8;
 /// What a caller should wait when there is no memory for its body.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a refused body is read on.
@@ -33,7 +38,10 @@ const LINGER_BODIES: u64 = 4;
 #[derive(Debug)]
 pub(super) struct Bodies {
     limits: Arc<HttpLimits>,
-    budget: Arc<Semaphore>,
+    /// For every body.
+    common: Arc<Semaphore>,
+    /// For small bodies when there is no room in `common`.
+    kept: Arc<Semaphore>,
     lingering: TaskTracker,
     stop: CancellationToken,
 }
@@ -50,9 +58,13 @@ pub(super) struct Held {
 impl Bodies {
     /// Reads bodies within the limits, and refused ones until `stop` at the latest.
     pub(super) fn new(limits: Arc<HttpLimits>, stop: CancellationToken) -> Self {
-        let units = usize::try_from(units(limits.bodies.as_u64())).unwrap_or(usize::MAX);
-        let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
-        Self { limits, budget, lingering: TaskTracker::new(), stop }
+        let semaphore = |bytes: ByteSize| {
+            let units = usize::try_from(units(bytes.as_u64())).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+        };
+        let common = room_for_one(limits.bodies);
+        let kept = ByteSize(limits.bodies.as_u64() - common.as_u64());
+        Self { common: semaphore(common), kept: semaphore(kept), limits, lingering: TaskTracker::new(), stop }
     }
 
     /// The whole body.
@@ -68,7 +80,7 @@ impl Bodies {
             return Err(self.too_large());
         }
         // What is declared is only looked for, not reserved: connections that send nothing must not hold all of it.
-        if declared.is_some_and(|declared| units(declared) > self.budget.available_permits() as u64) {
+        if declared.is_some_and(|declared| !self.has_room(units(declared))) {
             return Err(no_memory());
         }
         match tokio::time::timeout(self.limits.body_timeout, self.collect(body)).await {
@@ -85,7 +97,7 @@ impl Bodies {
     async fn collect(&self, body: &mut Body) -> Result<Held, ApiError> {
         // Copied together as they come: small pieces would cost many times what they hold.
         let mut bytes = BytesMut::new();
-        let mut permit: Option<OwnedSemaphorePermit> = None;
+        let mut share = None;
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| ApiError::bad_request("body", format!("the body can't be read: {error}")))?;
@@ -94,18 +106,36 @@ impl Bodies {
             if length > self.limits.body.as_u64() {
                 return Err(self.too_large());
             }
-            let held = permit.as_ref().map_or(0, |permit| permit.num_permits() as u64);
-            let more = u32::try_from(units(length) - held).map_err(|_| no_memory())?;
-            if more > 0 {
-                let more = self.budget.clone().try_acquire_many_owned(more).map_err(|_| no_memory())?;
-                match &mut permit {
-                    Some(permit) => permit.merge(more),
-                    None => permit = Some(more),
-                }
-            }
+            share = Some(self.grow(share, units(length)).ok_or_else(no_memory)?);
             bytes.extend_from_slice(&piece);
         }
-        Ok(Held { bytes: bytes.freeze(), permit })
+        Ok(Held { bytes: bytes.freeze(), permit: share })
+    }
+
+    fn has_room(&self, units: u64) -> bool {
+        let room = |part: &Semaphore| units <= part.available_permits() as u64;
+        room(&self.common) || (units <= SMALL && room(&self.kept))
+    }
+
+    /// A share of so many units in place of a smaller one, if there is room.
+    fn grow(&self, share: Option<OwnedSemaphorePermit>, units: u64) -> Option<OwnedSemaphorePermit> {
+        let take = |part: &Arc<Semaphore>, units: u64| {
+            part.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+        };
+        if let Some(mut share) = share {
+            let more = units.saturating_sub(share.num_permits() as u64);
+            if more == 0 {
+                return Some(share);
+            }
+            let part = share.semaphore().clone();
+            if (units <= SMALL || Arc::ptr_eq(&part, &self.common))
+                && let Some(more) = take(&part, more)
+            {
+                share.merge(more);
+                return Some(share);
+            }
+        }
+        take(&self.common, units).or_else(|| take(&self.kept, units).filter(|_| units <= SMALL))
     }
 
     /// Reads on what is left of the body of a request that is being refused, beside its answer.
@@ -138,6 +168,11 @@ impl Bodies {
         let bound: ByteSize = self.limits.body;
         ApiError::too_large("body", format!("the body is larger than {bound} (limits.body)"))
     }
+}
+
+/// The largest body that ever finds room where all bodies have so much.
+pub(super) fn room_for_one(bodies: ByteSize) -> ByteSize {
+    ByteSize(bodies.as_u64() - bodies.as_u64() / KEPT)
 }
 
 fn no_memory() -> ApiError {
@@ -190,20 +225,53 @@ mod tests {
         bodies.read(headers, &mut Body::from(vec![0; length])).await.map_err(|error| error.status())
     }
 
+    /// What is free, in KiB.
+    fn free(bodies: &Bodies) -> (usize, usize) {
+        (bodies.common.available_permits(), bodies.kept.available_permits())
+    }
+
     #[tokio::test]
     async fn bodies_share_a_budget_and_give_it_back() {
-        let bodies = bodies(8, 16);
-        for headers in [of_length(8 << 10), chunked()] {
-            let first = read(&bodies, &headers, 8 << 10).await.unwrap();
-            let second = read(&bodies, &headers, 8 << 10).await.unwrap();
-            assert_eq!(second.bytes.len(), 8 << 10);
-            assert_eq!(bodies.budget.available_permits(), 0);
-            assert_eq!(read(&bodies, &headers, 1).await.unwrap_err(), StatusCode::SERVICE_UNAVAILABLE);
+        let bodies = bodies(112, 256);
+        for headers in [of_length(112 << 10), chunked()] {
+            let first = read(&bodies, &headers, 112 << 10).await.unwrap();
+            let second = read(&bodies, &headers, 112 << 10).await.unwrap();
+            assert_eq!(second.bytes.len(), 112 << 10);
+            assert_eq!(free(&bodies), (0, 32));
+            assert_eq!(read(&bodies, &headers, 70 << 10).await.unwrap_err(), StatusCode::SERVICE_UNAVAILABLE);
             drop(first);
-            assert_eq!(read(&bodies, &headers, 1).await.unwrap().bytes.len(), 1);
+            assert_eq!(read(&bodies, &headers, 70 << 10).await.unwrap().bytes.len(), 70 << 10);
             drop(second);
-            assert_eq!(bodies.budget.available_permits(), 16);
+            assert_eq!(free(&bodies), (224, 32));
         }
+    }
+
+    #[tokio::test]
+    async fn small_bodies_find_room_when_large_ones_have_taken_theirs() {
+        let bodies = bodies(224, 256);
+        let large = read(&bodies, &chunked(), 224 << 10).await.unwrap();
+        for headers in [of_length(20 << 10), chunked()] {
+            let small = read(&bodies, &headers, 20 << 10).await.unwrap();
+            assert_eq!(free(&bodies), (0, 12));
+            assert_eq!(read(&bodies, &headers, 20 << 10).await.unwrap_err(), StatusCode::SERVICE_UNAVAILABLE);
+            drop(small);
+        }
+        drop(large);
+        assert_eq!(free(&bodies), (224, 32));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_outgrows_the_part_for_small_ones_moves_or_ends() {
+        let bodies = bodies(160, 1_024);
+        let grown = |length: u64| bodies.grow(bodies.grow(None, 40), length);
+        assert_eq!(bodies.common.available_permits(), 896);
+        let all = bodies.common.clone().acquire_many_owned(896).await.unwrap();
+        assert!(grown(65).is_none());
+        assert_eq!(grown(64).unwrap().num_permits(), 64);
+        let small = bodies.grow(None, 40);
+        drop(all);
+        let moved = bodies.grow(small, 65).unwrap();
+        assert_eq!((moved.num_permits(), free(&bodies)), (65, (896 - 65, 128)));
     }
 
     #[tokio::test]
@@ -212,7 +280,7 @@ mod tests {
         for headers in [of_length((8 << 10) + 1), chunked()] {
             let error = read(&bodies, &headers, (8 << 10) + 1).await.unwrap_err();
             assert_eq!(error, StatusCode::PAYLOAD_TOO_LARGE);
-            assert_eq!(bodies.budget.available_permits(), 16);
+            assert_eq!(free(&bodies), (14, 2));
         }
     }
 
@@ -223,6 +291,6 @@ mod tests {
         let mut body = Body::from_stream(futures::StreamExt::chain(pieces, futures::stream::pending()));
         let error = bodies.read(&chunked(), &mut body).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
-        assert_eq!(bodies.budget.available_permits(), 16);
+        assert_eq!(free(&bodies), (14, 2));
     }
 }

@@ -83,7 +83,7 @@ async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, A
 fn caller(app: &App, parts: &Parts, endpoint: &Endpoint<Exchange>) -> Result<Option<String>, ApiError> {
     match endpoint.access {
         Access::Key => app.auth.caller(&parts.headers),
-        Access::Plugin => Ok(None),
+        Access::Plugin => app.auth.platform(&parts.headers).map(|()| None),
     }
 }
 

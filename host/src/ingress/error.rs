@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
@@ -129,6 +131,14 @@ impl ApiError {
     pub(crate) fn timed_out(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
     }
+}
+
+/// What a parameter of the path is. Asked after the caller was let in: a stranger learns nothing of it.
+///
+/// # Errors
+/// 400: it is not UTF-8, or no number where one is wanted.
+pub(super) fn in_path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, ApiError> {
+    path.map(|Path(value)| value).map_err(|rejection| ApiError::bad_request("path", rejection.body_text()))
 }
 
 impl From<StoreError> for ApiError {

@@ -22,6 +22,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
@@ -38,6 +39,8 @@ pub use stream::StreamConfig;
 
 /// Bodies smaller than this are not worth compressing.
 const COMPRESS_ABOVE: u64 = 1_024;
+/// Smallest bound on a request's head: the HTTP library's least buffer.
+const LEAST_HEADER: ByteSize = ByteSize::kib(8);
 
 /// `[limits]`: what one connection or request may take.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,7 +53,7 @@ pub struct HttpLimits {
     /// How long a body may take to arrive.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// Head of a request.
+    /// Head of a request, at least 8 KiB.
     pub header: ByteSize,
     /// How long a head may take to arrive.
     #[serde(with = "humantime_serde")]
@@ -116,16 +119,9 @@ pub enum IngressError {
         #[source]
         error: std::io::Error,
     },
-    /// Bounds that exclude each other.
-    #[error(
-        "limits.bodies: {bodies} is less than limits.body ({body}), so that a body of that size never gets in; raise the one or lower the other"
-    )]
-    Bodies {
-        /// Of all bodies.
-        bodies: ByteSize,
-        /// Of one.
-        body: ByteSize,
-    },
+    /// A bound that can't be kept.
+    #[error("limits.{0}: {1}")]
+    Limit(&'static str, String),
     /// An origin.
     #[error("cors.origins: {0:?} is no origin, as \"https://chat.example.org\"")]
     Origin(String),
@@ -178,7 +174,7 @@ impl Ingress {
     /// Binds the address and builds the routes. `stop` ends acceptance, `wrap_up` the streams that are open.
     ///
     /// # Errors
-    /// [`IngressError`]: keys, address or origins that can't be.
+    /// [`IngressError`]: keys, limits, address or origins that can't be.
     pub async fn bind(
         config: Config,
         parts: Parts,
@@ -226,18 +222,35 @@ impl Ingress {
     }
 }
 
-/// Checks the keys, that the address does not need others, and the limits, without serving.
+/// Checks without serving what [`Ingress::bind`] would refuse, except for the address.
 ///
 /// # Errors
 /// [`IngressError`].
-pub fn check(auth: &AuthConfig, listen: SocketAddr, limits: &HttpLimits) -> Result<(), IngressError> {
+pub fn check(
+    auth: &AuthConfig,
+    listen: SocketAddr,
+    limits: &HttpLimits,
+    cors: &CorsConfig,
+) -> Result<(), IngressError> {
     auth::Auth::new(auth, listen, &[])?;
+    cors_layer(cors)?;
     check_limits(limits)
 }
 
 fn check_limits(limits: &HttpLimits) -> Result<(), IngressError> {
-    if limits.bodies < limits.body {
-        return Err(IngressError::Bodies { bodies: limits.bodies, body: limits.body });
+    if body::room_for_one(limits.bodies) < limits.body {
+        let (bodies, body) = (limits.bodies, limits.body);
+        let reason = format!(
+            "{bodies} leaves no room for a body of {body} (limits.body), since an eighth is kept for small ones; raise the one or lower the other"
+        );
+        return Err(IngressError::Limit("bodies", reason));
+    }
+    if limits.header < LEAST_HEADER {
+        return Err(IngressError::Limit("header", format!("must be at least {LEAST_HEADER}")));
+    }
+    if limits.connections > Semaphore::MAX_PERMITS {
+        let reason = format!("{} is more than {}", limits.connections, Semaphore::MAX_PERMITS);
+        return Err(IngressError::Limit("connections", reason));
     }
     Ok(())
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, in_path};
 use crate::domain::TaskId;
 use crate::plugins::PluginState;
 use crate::tasks::Tasks;
@@ -65,10 +66,11 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
 /// What is known about a task.
 pub(super) async fn task(
     State(app): State<Arc<App>>,
-    Path(task): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     app.auth.caller(&headers)?;
+    let task = in_path(path)?;
     let record = app.tasks.task(parse(&task)?).await?.ok_or_else(|| unknown(&task))?;
     Ok(Json(Tasks::document(&record)))
 }
@@ -76,13 +78,14 @@ pub(super) async fn task(
 /// Asks a task to stop.
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
-    Path(task): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     app.auth.caller(&headers)?;
+    let task = in_path(path)?;
     let id = parse(&task)?;
-    let record = app.tasks.task(id).await?.ok_or_else(|| unknown(&task))?;
-    let cancelled = app.tasks.cancel(record.id, "cancelled by request").await?;
+    app.tasks.status(id).await?.ok_or_else(|| unknown(&task))?;
+    let cancelled = app.tasks.cancel(id, "cancelled by request").await?;
     let status = if cancelled { "cancelling" } else { "ended" };
     Ok(Json(json!({ "task_id": id, "status": status })))
 }

@@ -26,7 +26,8 @@ const HEADERS: usize = 128;
 /// What connections get to take their last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(5);
 
-/// Accepts connections until it is told to stop. Requests in flight may end, those that are left at `wrap_up` at once.
+/// Accepts connections. From `stop` on each serves one more request, so that whoever asks hears that the gateway
+/// drains; at `wrap_up` nothing more is accepted, and what is left ends at once.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -39,11 +40,11 @@ pub(super) async fn serve(
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let permit = tokio::select! {
-            () = stop.cancelled() => break,
+            () = wrap_up.cancelled() => break,
             permit = permits.clone().acquire_owned() => match permit { Ok(permit) => permit, Err(_) => break },
         };
         let (stream, peer) = tokio::select! {
-            () = stop.cancelled() => break,
+            () = wrap_up.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -61,7 +62,6 @@ pub(super) async fn serve(
     }
     drop(listener);
     connections.close();
-    wrap_up.cancelled().await;
     if tokio::time::timeout(LAST_BYTES, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "connections did not end in time and are closed");
     }
@@ -76,17 +76,19 @@ async fn connection(
     permit: OwnedSemaphorePermit,
 ) {
     let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request, peer));
+    let late = stop.is_cancelled();
     let mut builder = http1::Builder::new();
     builder
+        .keep_alive(!late)
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS)
-        .max_buf_size(usize::try_from(limits.header.as_u64()).unwrap_or(usize::MAX).max(8_192));
+        .max_buf_size(usize::try_from(limits.header.as_u64()).unwrap_or(usize::MAX));
     let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = stop.cancelled() => {
+        () = stop.cancelled(), if !late => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -3,10 +3,12 @@
 //! Merging and dropping for a reader that lags happens here and nowhere else, and never to a replay.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
@@ -15,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, in_path};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
-use crate::hub::{Entry, Follower, Step};
+use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Step};
 
 /// Events taken from the topic for one write.
 const BATCH: usize = 256;
@@ -43,34 +45,35 @@ pub struct StreamConfig {
     pub write_timeout: Duration,
     /// Events kept in memory per topic for those who follow it live.
     pub ring_events: usize,
-    /// Bytes kept in memory per topic.
+    /// Bytes kept in memory per topic, the encoded events among them.
     pub ring_bytes: bytesize::ByteSize,
 }
 
 /// Serves one stream.
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
-    Path(task): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.auth.caller(&headers)?;
+    let task = in_path(path)?;
     if !app.stream.enabled {
         return Err(ApiError::not_found("streams are turned off (stream.enabled, ENABLE_SSE)"));
     }
     let unknown = || ApiError::not_found(format!("no task {task:?}"));
     let id: TaskId = task.parse().map_err(|_| unknown())?;
-    let record = app.tasks.task(id).await?.ok_or_else(unknown)?;
+    let status = app.tasks.status(id).await?.ok_or_else(unknown)?;
     let after = match headers.get("last-event-id").map(HeaderValue::to_str) {
         None => Position::START,
         Some(Ok("")) => Position::START,
         Some(cursor) => cursor
             .ok()
             .and_then(|cursor| cursor.parse::<Cursor>().ok())
-            .filter(|cursor| cursor.task == record.id)
+            .filter(|cursor| cursor.task == id)
             .map(|cursor| cursor.position)
             .ok_or_else(|| ApiError::bad_request("Last-Event-ID", "Last-Event-ID is no id of this stream"))?,
     };
-    if record.end.as_ref().is_some_and(|end| after >= end.position) {
+    if status.end.is_some_and(|end| after >= end) {
         // It has everything: "no content" makes an EventSource stop coming back.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -224,10 +227,13 @@ fn frame(event: &Event) -> Bytes {
     let data: Cow<'_, str> =
         if data.contains(['\n', '\r']) { data.replace(['\n', '\r'], " ").into() } else { data.into() };
     let data = serde_json::from_str::<&RawValue>(&data).ok().filter(|data| data.get() != "{}");
+    let data_len = data.map_or(0, |data| data.get().len());
     let timestamp = rfc3339(event.at_ms);
     let progress = Progress { task_id: event.task, progress_type, data, timestamp };
-    let mut frame = format!("id: {}\nevent: progress\ndata: ", event.cursor()).into_bytes();
-    if serde_json::to_writer(&mut frame, &progress).is_err() {
+    // In one piece: grown step by step, what the ring keeps would take up to twice its length.
+    let mut frame = Vec::with_capacity(data_len + FRAME_OVERHEAD);
+    let begun = write!(frame, "id: {}\nevent: progress\ndata: ", event.cursor());
+    if begun.is_err() || serde_json::to_writer(&mut frame, &progress).is_err() {
         return Bytes::new();
     }
     frame.extend_from_slice(b"\n\n");
@@ -254,6 +260,36 @@ impl Drop for OpenStream {
 mod tests {
     use super::*;
     use crate::domain::SessionId;
+
+    #[test]
+    fn a_frame_takes_no_more_than_a_ring_counts_it_with() {
+        let kinds = [
+            Kind::Started,
+            Kind::Thinking,
+            Kind::ToolStarted,
+            Kind::ToolCompleted,
+            Kind::Progress,
+            Kind::ResponseChunk,
+            Kind::Completed,
+            Kind::Failed,
+            Kind::Cancelled,
+            Kind::Other("invented".into()),
+        ];
+        for data in [r#"{"reason":""}"#, r#"{"reason":"\n\u0001\"\\"}"#] {
+            for kind in kinds.clone() {
+                let event = Event {
+                    task: TaskId::new(),
+                    session: SessionId::fresh(""),
+                    position: Position { attempt: u32::MAX, seq: u64::MAX },
+                    kind,
+                    at_ms: 1_700_000_000_000,
+                    data: data.into(),
+                };
+                let frame = frame(&event);
+                assert!(frame.len() <= data.len() + FRAME_OVERHEAD, "{}: {}", event.kind, frame.len());
+            }
+        }
+    }
 
     #[test]
     fn line_breaks_in_data_do_not_break_the_frame() {

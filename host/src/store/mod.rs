@@ -1,8 +1,8 @@
 //! Everything that must outlive the process: the task queue, the event log, the outbox, the plugins' kv.
 //!
-//! Four traits, implemented by one object: [`sqlite`] for one machine, Redis for many. What a caller awaits here is
-//! durable when it returns, except [`EventLog::append`]. One conformance suite (`store/conformance.rs`) says what an
-//! implementation owes.
+//! Four traits, implemented by one object: [`sqlite`], a file on one machine. What a caller awaits here is durable when it
+//! returns, except [`EventLog::append`]. Leases and waits are lengths, so that whoever sets the wall clock neither ends nor
+//! prolongs one; stamps are wall-clock time. One conformance suite (`store/conformance/`) says what an implementation owes.
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -27,8 +27,8 @@ pub use queue::{CancelOutcome, Claim, Lease, Submitted, TaskQueue, Turn};
 pub struct Claimed<T> {
     /// What is now the caller's, at most as many as it asked for.
     pub items: Vec<T>,
-    /// When the next thing that waits for its time is due, in milliseconds since the Unix epoch.
-    pub next_due_ms: Option<u64>,
+    /// How long until the next thing that waits for its time is due.
+    pub next_due: Option<Duration>,
 }
 
 /// The store could not do what was asked.

@@ -90,10 +90,10 @@ pub struct Delivery {
 pub enum Settlement {
     /// It arrived.
     Done,
-    /// Try again, not before the time.
+    /// Try again.
     Retry {
-        /// Milliseconds since the Unix epoch.
-        not_before_ms: u64,
+        /// Not before so much time has passed.
+        after: Duration,
         /// Whether this try counts as an attempt; one that never left does not.
         counts: bool,
         /// What went wrong.

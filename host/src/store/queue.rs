@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Claimed, StoreError};
-use crate::domain::{Event, NewTask, SessionId, TaskId, TaskRecord};
+use crate::domain::{Event, NewTask, SessionId, TaskId, TaskRecord, TaskStatus};
 
 /// What became of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,13 @@ pub struct Claim {
 /// What asking to stop a task came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It had not started: it has ended now, with this event.
-    Cancelled(Box<Event>),
+    /// It had not started: it has ended now.
+    Cancelled {
+        /// The agent that would have run it.
+        agent: String,
+        /// Its terminal event.
+        event: Box<Event>,
+    },
     /// A worker runs it; the request is noted on the task, and the worker's next renewal tells it so.
     Running,
     /// It had ended before.
@@ -114,7 +119,13 @@ pub trait TaskQueue: Send + Sync {
     /// [`StoreError::Unavailable`].
     async fn cancel(&self, task: TaskId, reason: &str) -> Result<CancelOutcome, StoreError>;
 
-    /// Looks a task up.
+    /// Looks at a task without reading its documents.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn status(&self, task: TaskId) -> Result<Option<TaskStatus>, StoreError>;
+
+    /// Reads all of a task, its input and its result as well.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -132,15 +143,26 @@ pub trait TaskQueue: Send + Sync {
         limit: usize,
     ) -> Result<Vec<TaskId>, StoreError>;
 
-    /// Ids of a session's tasks that have not ended, in order of acceptance.
+    /// Ids of a session's tasks that have not ended and were accepted before the given one (none: all of them), in
+    /// order of acceptance. Nothing was accepted before a task that nobody knows.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn open_tasks(&self, session: &SessionId) -> Result<Vec<TaskId>, StoreError>;
+    async fn open_tasks(
+        &self,
+        session: &SessionId,
+        before: Option<TaskId>,
+    ) -> Result<Vec<TaskId>, StoreError>;
 
-    /// The session's last completed turns before the given task, oldest first.
+    /// The session's last completed turns before the given task, oldest first: up to `limit`, and no more than have
+    /// `max_bytes` of inputs and data together. What lies before a turn that is too large is left out as well.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn turns_before(&self, task: TaskId, limit: usize) -> Result<Vec<Turn>, StoreError>;
+    async fn turns_before(
+        &self,
+        task: TaskId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Turn>, StoreError>;
 }

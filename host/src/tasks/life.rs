@@ -8,7 +8,7 @@ use crate::domain::{ErrorType, TaskInput, TaskRecord};
 pub struct Limits {
     /// Runs whose worker may die before the task is given up.
     pub max_attempts: u32,
-    /// Whether it is run again at all when that happens.
+    /// Whether it is run again at all when that happens, or when the shutdown broke its run off.
     pub retry_on_crash: bool,
 }
 

@@ -20,7 +20,7 @@ pub use life::{Beginning, Limits, beginning, failure};
 pub use runs::Run;
 pub use submit::{SubmitError, SubmitRequest};
 
-use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, rfc3339};
+use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, TaskStatus, rfc3339};
 use crate::hub::Hub;
 use crate::store::{CancelOutcome, Store, StoreError};
 use runs::{Claiming, Runs};
@@ -34,10 +34,6 @@ pub struct AgentInfo {
     pub summary: String,
     /// Runs the tasks that name no agent.
     pub default: bool,
-    /// Runs of a task whose worker may die before it is given up.
-    pub max_attempts: u32,
-    /// Whether a task whose worker died is run again at all.
-    pub retry_on_crash: bool,
 }
 
 /// What a new turn does to the one that its session is busy with.
@@ -117,7 +113,15 @@ impl Tasks {
         self.inner.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Looks a task up.
+    /// Looks at a task without reading its documents.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn status(&self, task: TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        self.inner.store.status(task).await
+    }
+
+    /// Reads all of a task, its input and its result as well.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -132,11 +136,9 @@ impl Tasks {
     /// [`StoreError::Unavailable`]: the wish is not noted.
     pub async fn cancel(&self, task: TaskId, reason: &str) -> Result<bool, StoreError> {
         match self.inner.store.cancel(task, reason).await? {
-            CancelOutcome::Cancelled(_) => {
+            CancelOutcome::Cancelled { agent, .. } => {
                 self.inner.hub.task_changed(task);
-                if let Some(record) = self.inner.store.task(task).await? {
-                    count_ended(&record.agent, TaskState::Cancelled, "");
-                }
+                count_ended(&agent, TaskState::Cancelled, "");
                 Ok(true)
             }
             CancelOutcome::Running => {
@@ -150,19 +152,23 @@ impl Tasks {
     /// Asks for all of a session's tasks to be stopped, and returns how many there were to stop.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: some may have been stopped.
+    /// [`StoreError::Unavailable`]: not all of them were stopped.
     pub async fn cancel_session(&self, session: &SessionId, reason: &str) -> Result<u32, StoreError> {
-        let open = self.inner.store.open_tasks(session).await?;
+        let open = self.inner.store.open_tasks(session, None).await?;
         self.cancel_all(open, reason).await
     }
 
-    /// Stops the later ones first, so that none of them starts because the one before it was stopped.
+    /// Stops the later ones first, so that none of them starts because the one before it was stopped. One that can't be
+    /// stopped does not keep the others from it; the last such error is reported when all were asked.
     async fn cancel_all(&self, tasks: Vec<TaskId>, reason: &str) -> Result<u32, StoreError> {
-        let mut cancelled = 0;
+        let mut cancelled = Ok(0);
         for task in tasks.into_iter().rev() {
-            cancelled += u32::from(self.cancel(task, reason).await?);
+            match self.cancel(task, reason).await {
+                Ok(stopped) => cancelled = cancelled.map(|count| count + u32::from(stopped)),
+                Err(error) => cancelled = Err(error),
+            }
         }
-        Ok(cancelled)
+        cancelled
     }
 
     /// To be held from before a claim until every task that it brought is registered, so that nobody who cancels

@@ -53,9 +53,6 @@ pub enum SubmitError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// A filter does not let it pass.
-    #[error("{0}")]
-    Refused(String),
     /// The store can't take it, or the gateway is about to stop.
     #[error("{0}")]
     Unavailable(String),
@@ -124,11 +121,10 @@ impl Tasks {
     }
 
     /// The turn that was accepted takes the place of those before it. It is accepted whatever comes of that.
-    async fn interrupt_earlier(&self, submitted: &Submitted) {
+    pub(super) async fn interrupt_earlier(&self, submitted: &Submitted) {
         let earlier = async {
-            let open = self.inner.store.open_tasks(&submitted.session).await?;
-            let earlier = open.into_iter().take_while(|task| *task != submitted.task).collect();
-            self.cancel_all(earlier, "interrupted by a new message").await
+            let open = self.inner.store.open_tasks(&submitted.session, Some(submitted.task)).await?;
+            self.cancel_all(open, "interrupted by a new message").await
         };
         if let Err(error) = earlier.await {
             warn!(task = %submitted.task, %error, "the turn before could not be interrupted");

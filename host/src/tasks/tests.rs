@@ -23,7 +23,7 @@ struct Office {
 }
 
 fn agent(name: &str, default: bool) -> AgentInfo {
-    AgentInfo { name: name.into(), summary: String::new(), default, max_attempts: 3, retry_on_crash: true }
+    AgentInfo { name: name.into(), summary: String::new(), default }
 }
 
 fn office(queue_limit: u64, config: Config) -> Office {
@@ -143,6 +143,41 @@ async fn cancelling_a_session_stops_all_that_is_open_in_it() {
     }
     let claims = office.store.claim(10, Duration::from_secs(1)).await.unwrap().items;
     assert_eq!(claims.iter().map(|claim| claim.lease.task).collect::<Vec<_>>(), [other.task]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_task_is_counted_without_another_look_at_it() {
+    let office = office(10, Config::default());
+    let task = office.tasks.submit("plug", says("hi")).await.unwrap().task;
+    office.store.stop_reading();
+    assert!(office.tasks.cancel(task, "no").await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_can_not_be_cancelled_does_not_keep_the_others_from_it() {
+    let office = office(10, Config::default());
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(office.tasks.submit("plug", to("s")).await.unwrap().task);
+    }
+    office.store.damage(turns[1]).await;
+    let session = SessionId::new("plug", "s").unwrap();
+    office.tasks.cancel_session(&session, "all").await.unwrap_err();
+    for turn in [turns[0], turns[2]] {
+        assert_eq!(office.tasks.status(turn).await.unwrap().unwrap().state, TaskState::Cancelled);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_has_ended_already_interrupts_none_after_it() {
+    let office = office(10, Config::default());
+    let before = office.tasks.submit("plug", to("s")).await.unwrap().task;
+    let submitted = office.tasks.submit("plug", to("s")).await.unwrap();
+    office.tasks.cancel(submitted.task, "").await.unwrap();
+    let after = office.tasks.submit("plug", to("s")).await.unwrap().task;
+    office.tasks.interrupt_earlier(&submitted).await;
+    let state = async |task| office.tasks.status(task).await.unwrap().unwrap().state;
+    assert_eq!((state(before).await, state(after).await), (TaskState::Cancelled, TaskState::Queued));
 }
 
 #[tokio::test(start_paused = true)]

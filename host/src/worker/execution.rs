@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::lease::back_off;
 use super::{RunnableAgent, Worker};
-use crate::agents::{AgentStream, Turn};
+use crate::agents::{AgentSignal, AgentStream, Turn};
 use crate::domain::{AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState};
 use crate::hub::Publisher;
 use crate::store::{Claim, StoreError};
@@ -33,7 +33,7 @@ enum Stop {
     Ended(AgentEvent),
     /// By somebody's wish.
     Cancelled(String),
-    /// By the shutdown: another run will end the task.
+    /// By the shutdown: another run will end the task, if it may have one.
     Released,
 }
 
@@ -65,6 +65,13 @@ pub(super) async fn execute(
     };
     // The agent is done with: the next task may have its place while this one's end is being committed.
     drop(permit);
+    let stop = match stop {
+        Stop::Released if limits.is_some_and(|limits| !limits.retry_on_crash) && execution.has_started() => {
+            let error = "the gateway stopped".to_owned();
+            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error))
+        }
+        stop => stop,
+    };
     execution.conclude(stop, began.elapsed()).await;
 }
 
@@ -162,10 +169,11 @@ impl Execution<'_> {
         }
     }
 
-    /// Takes what the agent said; some: that was the end.
+    /// Takes a signal of the agent; some: that was the end.
     fn hear(&mut self, heard: Heard) -> Option<AgentEvent> {
         let event = match heard {
-            Heard::Event(event) => event,
+            Heard::Signal(AgentSignal::Event(event)) => event,
+            Heard::Signal(AgentSignal::Alive) => return None,
             Heard::Nothing => return Some(self.internal("the agent ended without a result")),
             Heard::Panic => return Some(self.internal("the agent panicked")),
         };
@@ -180,6 +188,11 @@ impl Execution<'_> {
                 None
             }
         }
+    }
+
+    /// Whether the agent was begun with.
+    fn has_started(&self) -> bool {
+        self.seq > 0
     }
 
     fn internal(&self, error: &str) -> AgentEvent {
@@ -276,7 +289,7 @@ impl Execution<'_> {
 
 /// What comes from an agent.
 enum Heard {
-    Event(AgentEvent),
+    Signal(AgentSignal),
     /// The stream ended.
     Nothing,
     Panic,
@@ -288,7 +301,7 @@ fn begin(agent: &RunnableAgent, turn: Turn) -> stream::BoxStream<'static, Heard>
     match begun {
         Ok(events) => AssertUnwindSafe(events)
             .catch_unwind()
-            .map(|event| event.map_or(Heard::Panic, Heard::Event))
+            .map(|signal| signal.map_or(Heard::Panic, Heard::Signal))
             .chain(stream::once(async { Heard::Nothing }))
             .boxed(),
         Err(_) => stream::once(async { Heard::Panic }).boxed(),

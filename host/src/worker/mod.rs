@@ -35,11 +35,11 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub struct RunnableAgent {
     /// The backend.
     pub agent: Arc<dyn Agent>,
-    /// How long it may say nothing.
+    /// How long it may give no sign of life.
     pub silence: Duration,
     /// Runs of a task whose worker may die before it is given up.
     pub max_attempts: u32,
-    /// Whether a task whose worker died is run again at all.
+    /// Whether a task whose worker died, or that the shutdown broke off, is run again at all.
     pub retry_on_crash: bool,
 }
 
@@ -116,10 +116,9 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         let Some(mut free) = free_permits(&permits, &shutdown).await else { break };
         let pause = match claim(&worker, &mut free, &release, &mut running).await {
             Ok(_) if free.is_empty() => continue,
-            Ok(next_due_ms) => {
+            Ok(next_due) => {
                 trouble.over();
-                let until_due = next_due_ms.map(|due| due.saturating_sub(worker.clock.now_ms()));
-                until_due.map_or(worker.config.poll, Duration::from_millis).min(worker.config.poll)
+                next_due.unwrap_or(worker.config.poll).min(worker.config.poll)
             }
             Err(error) => trouble.met(&error),
         };
@@ -154,7 +153,7 @@ async fn claim(
     free: &mut Vec<OwnedSemaphorePermit>,
     release: &CancellationToken,
     running: &mut JoinSet<()>,
-) -> Result<Option<u64>, StoreError> {
+) -> Result<Option<Duration>, StoreError> {
     let claiming = worker.tasks.claiming().await;
     let claimed = worker.store.claim(free.len(), worker.config.lease).await?;
     for claim in claimed.items {
@@ -162,7 +161,7 @@ async fn claim(
         let run = claiming.begin(claim.lease.task);
         running.spawn(start(Arc::clone(worker), claim, run, permit, release.clone()));
     }
-    Ok(claimed.next_due_ms)
+    Ok(claimed.next_due)
 }
 
 fn start(

@@ -5,6 +5,7 @@
 
 mod answer;
 mod config;
+mod conversation;
 mod failure;
 mod request;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::sse::SseReader;
-use super::{Agent, AgentStream, AgentsError, Turn};
+use super::{Agent, AgentSignal, AgentStream, AgentsError, Turn};
 use crate::domain::{AgentEvent, Clock, ErrorType};
 use crate::egress::{Redactor, SecretRef, Tls, USER_AGENT};
 use answer::Answer;
@@ -157,7 +158,7 @@ impl Agent for OpenAi {
             Ok(body) => Bytes::from(body.to_string()),
             Err(why) => {
                 let failed = AgentEvent::failed(ErrorType::InvalidInput, why);
-                return Box::pin(futures::stream::iter([failed]));
+                return Box::pin(futures::stream::iter([AgentSignal::Event(failed)]));
             }
         };
         let (server, task) = (Arc::clone(&self.server), turn.task);
@@ -170,10 +171,11 @@ impl Agent for OpenAi {
                 let mut tries = std::pin::pin!(server.attempt(body.clone()));
                 while let Some(step) = tries.next().await {
                     match step {
-                        Ok(event) => {
+                        Ok(AgentSignal::Alive) => yield AgentSignal::Alive,
+                        Ok(AgentSignal::Event(event)) => {
                             told = true;
                             let last = event.kind().is_terminal();
-                            yield event;
+                            yield AgentSignal::Event(event);
                             if last {
                                 return;
                             }
@@ -188,7 +190,7 @@ impl Agent for OpenAi {
                 let wait = if told { None } else { server.wait(&failure, delays.next()) };
                 let Some(wait) = wait else {
                     warn!(agent = server.agent, %task, status = failure.status, error = failure.error, "the agent failed");
-                    yield failure.event(retries);
+                    yield AgentSignal::Event(failure.event(retries));
                     return;
                 };
                 retries += 1;
@@ -233,8 +235,10 @@ impl Server {
         self.client.get_or_try_init(build).await.map_err(Failure::transport)
     }
 
-    /// One try: events as they come, at last the terminal one; or an error, after which nothing follows.
-    fn attempt(&self, body: Bytes) -> impl Stream<Item = Result<AgentEvent, Failure>> {
+    /// One try: events as they come, at last the terminal one; or an error, after which nothing follows. A frame that
+    /// tells nothing (a piece of a tool call) is a sign of life; a comment is none, since proxies send those for models
+    /// that hang.
+    fn attempt(&self, body: Bytes) -> impl Stream<Item = Result<AgentSignal, Failure>> {
         stream! {
             let deadline = Instant::now() + self.first_token_timeout;
             let mut response = match self.request(body, deadline).await {
@@ -253,7 +257,7 @@ impl Server {
                     }
                     Ok(events) => {
                         for event in events.into_iter().chain(answer.end()) {
-                            yield Ok(event);
+                            yield Ok(AgentSignal::Event(event));
                         }
                     }
                     Err(failure) => yield Err(failure),
@@ -290,9 +294,10 @@ impl Server {
                         }
                         "" => {}
                         data => match answer.frame(data) {
+                            Ok(events) if events.is_empty() => yield Ok(AgentSignal::Alive),
                             Ok(events) => {
                                 for event in events {
-                                    yield Ok(event);
+                                    yield Ok(AgentSignal::Event(event));
                                 }
                             }
                             Err(failure) => {
@@ -308,7 +313,7 @@ impl Server {
                 }
             }
             for event in answer.end() {
-                yield Ok(event);
+                yield Ok(AgentSignal::Event(event));
             }
         }
     }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::super::Turn;
+use super::conversation;
 use crate::domain::{HistoryMessage, Message, TaskInput, ToolResult};
 
 /// Sampling parameters that a caller may set. What else an input names (`model`, `n`, `stream`, …) is the operator's or
@@ -53,9 +54,10 @@ struct Beside {
 /// Puts the request's body together.
 ///
 /// # Errors
-/// A sentence: the input is of a kind that a model can do nothing with.
+/// A sentence: the input is of a kind that a model can do nothing with, or answers a call that the model can't be told.
 pub(super) fn body(template: &Template, turn: &Turn) -> Result<Value, String> {
-    let (now, beside) = match &turn.input {
+    let history: Vec<Value> = turn.history.iter().cloned().map(into_value).collect();
+    let (now, beside): (Vec<Value>, Beside) = match &turn.input {
         TaskInput::Message(message) => {
             let beside = Beside {
                 instructions: message.instructions.clone(),
@@ -68,7 +70,8 @@ pub(super) fn body(template: &Template, turn: &Turn) -> Result<Value, String> {
         TaskInput::ToolResult { results } => {
             // The model may want to call again, so its tools have to be told again: adapters put them beside the results.
             let beside: Beside = serde_json::from_str(&turn.document).unwrap_or_default();
-            (results.iter().map(tool_message).collect(), beside)
+            check_calls(results, &history)?;
+            (results.iter().map(HistoryMessage::from).map(into_value).collect(), beside)
         }
         TaskInput::Command { query, symbol } => {
             let text = match symbol {
@@ -87,8 +90,7 @@ pub(super) fn body(template: &Template, turn: &Turn) -> Result<Value, String> {
         // One message, since many local models' templates allow one only.
         messages.push(json!({"role": "system", "content": instructions.join("\n\n")}));
     }
-    messages.extend(turn.history.iter().map(history_message));
-    messages.extend::<Vec<Value>>(now);
+    messages.extend(conversation::in_order(history.into_iter().chain(now).collect()));
     if messages.is_empty() {
         return Err("there is nothing to answer".to_owned());
     }
@@ -118,10 +120,22 @@ fn refusal(kind: &str) -> String {
     format!("this agent takes messages, commands and tool results, and can do nothing with a `{kind}`")
 }
 
-fn history_message(message: &HistoryMessage) -> Value {
-    let mut object = message.rest.clone();
-    object.insert("role".to_owned(), message.role.clone().into());
-    object.insert("content".to_owned(), message.content.clone());
+/// Each result must answer a call in the history: without it, nobody knows what the result is of.
+fn check_calls(results: &[ToolResult], history: &[Value]) -> Result<(), String> {
+    let made = conversation::call_ids(history);
+    match results.iter().position(|result| !made.contains(result.call_id.as_str())) {
+        Some(at) => {
+            let id = &results[at].call_id;
+            Err(format!("`results[{at}].call_id`: no call `{id}` is in the turns that the model is told of"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn into_value(message: HistoryMessage) -> Value {
+    let mut object = message.rest;
+    object.insert("role".to_owned(), message.role.into());
+    object.insert("content".to_owned(), message.content);
     Value::Object(object)
 }
 
@@ -166,16 +180,6 @@ fn attachment(attachment: &Value) -> Value {
     json!({"type": "text", "text": format!("[attachment: {}]", words.join(", "))})
 }
 
-fn tool_message(result: &ToolResult) -> Value {
-    let content = match (&result.error, &result.result) {
-        (Some(error), _) => format!("error: {error}"),
-        (None, Some(Value::String(text))) => text.clone(),
-        (None, Some(value)) => value.to_string(),
-        (None, None) => String::new(),
-    };
-    json!({"role": "tool", "tool_call_id": result.call_id, "content": content})
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +201,10 @@ mod tests {
             document: document.into(),
             history: serde_json::from_value(history).unwrap(),
         };
-        body(&template, &turn)
+        let body = body(&template, &turn)?;
+        let messages = body["messages"].as_array().unwrap();
+        assert_eq!(conversation::tests::refusal(messages), None, "of {messages:?}");
+        Ok(body)
     }
 
     #[test]
@@ -262,16 +269,60 @@ mod tests {
             "kind": "tool_result", "tools": [{"type": "function"}],
             "results": [{"call_id": "a", "result": {"t": 20}}, {"call_id": "b", "error": "offline"}]
         });
-        let body = body_of(document, json!([{"role": "user", "content": "weather?"}])).unwrap();
+        let history = json!([
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "a"}, {"id": "b"}]}
+        ]);
+        let body = body_of(document, history.clone()).unwrap();
         assert_eq!(
-            body["messages"][2],
-            json!({"role": "tool", "tool_call_id": "a", "content": "{\"t\":20}"})
-        );
-        assert_eq!(
-            body["messages"][3],
-            json!({"role": "tool", "tool_call_id": "b", "content": "error: offline"})
+            body["messages"],
+            json!([
+                {"role": "system", "content": "Be brief."},
+                history[0], history[1],
+                {"role": "tool", "tool_call_id": "a", "content": "{\"t\":20}"},
+                {"role": "tool", "tool_call_id": "b", "content": "error: offline"}
+            ])
         );
         assert_eq!(body["tools"], json!([{"type": "function"}]));
+    }
+
+    #[test]
+    fn a_call_that_the_user_went_on_without_answering_holds_up_nothing() {
+        let history = json!([
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "a"}]}
+        ]);
+        let body = body_of(json!({"kind": "message", "text": "never mind"}), history.clone()).unwrap();
+        assert_eq!(
+            body["messages"],
+            json!([
+                {"role": "system", "content": "Be brief."},
+                history[0], history[1],
+                {"role": "tool", "tool_call_id": "a", "content": "no result so far"},
+                {"role": "user", "content": "never mind"}
+            ])
+        );
+    }
+
+    #[test]
+    fn a_history_that_ends_with_results_needs_nothing_more() {
+        let history = json!([
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "a"}]},
+            {"role": "tool", "tool_call_id": "a", "content": "sunny"}
+        ]);
+        let body = body_of(json!({"kind": "message", "history": history}), history.clone()).unwrap();
+        assert_eq!(body["messages"].as_array().unwrap()[1..], history.as_array().unwrap()[..]);
+    }
+
+    #[test]
+    fn a_result_of_an_unknown_call_is_refused_by_name() {
+        let document = json!({
+            "kind": "tool_result", "results": [{"call_id": "a", "result": 1}, {"call_id": "x", "result": 2}]
+        });
+        let history = json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "a"}]}]);
+        let error = body_of(document, history).unwrap_err();
+        assert!(error.starts_with("`results[1].call_id`: ") && error.contains("`x`"), "{error}");
     }
 
     #[test]

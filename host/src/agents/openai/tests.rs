@@ -26,9 +26,14 @@ fn turn() -> Turn {
 
 /// Kinds and data of all events of one turn.
 async fn run(agent: &OpenAi) -> Vec<(String, Value)> {
-    let events: Vec<AgentEvent> = agent.run(turn()).collect().await;
-    let event = |event: &AgentEvent| (event.kind().to_string(), serde_json::from_str(&event.data()).unwrap());
-    events.iter().map(event).collect()
+    let signals: Vec<AgentSignal> = agent.run(turn()).collect().await;
+    let event = |signal: &AgentSignal| match signal {
+        AgentSignal::Event(event) => {
+            Some((event.kind().to_string(), serde_json::from_str(&event.data()).unwrap()))
+        }
+        AgentSignal::Alive => None,
+    };
+    signals.iter().filter_map(event).collect()
 }
 
 fn head(content_type: &str) -> Step {
@@ -37,6 +42,11 @@ fn head(content_type: &str) -> Step {
 
 fn text(text: &str) -> Step {
     Step::Send(format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": text}}]})))
+}
+
+fn call(arguments: &str) -> Step {
+    let call = json!({"index": 0, "id": "c", "function": {"name": "f", "arguments": arguments}});
+    Step::Send(format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})))
 }
 
 fn finish(reason: &str) -> Step {
@@ -84,6 +94,28 @@ async fn an_answer_is_streamed() {
     let body: Value = serde_json::from_str(&seen.body).unwrap();
     assert_eq!(body["messages"], json!([{"role": "user", "content": "hello"}]));
     assert_eq!((&body["stream"], &body["stream_options"]["include_usage"]), (&true.into(), &true.into()));
+}
+
+#[tokio::test]
+async fn each_piece_of_a_call_is_a_sign_of_life_and_a_comment_is_none() {
+    let wait = || Step::Send(": still there\n\n".to_owned());
+    let pieces = vec![
+        head("text/event-stream"),
+        wait(),
+        call("{\"x\""),
+        wait(),
+        wait(),
+        call(":1"),
+        call("}"),
+        wait(),
+    ];
+    let server = always([pieces, vec![finish("tool_calls"), done(), Step::Close]].concat()).await;
+    let signals: Vec<AgentSignal> = agent(&server.origin(), json!({})).run(turn()).collect().await;
+    let kinds = signals.iter().map(|signal| match signal {
+        AgentSignal::Alive => "alive".to_owned(),
+        AgentSignal::Event(event) => event.kind().to_string(),
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), ["alive", "alive", "alive", "alive", "tool_started", "completed"]);
 }
 
 #[tokio::test]
@@ -148,11 +180,12 @@ async fn nothing_is_repeated_once_something_was_told() {
 
 #[tokio::test]
 async fn before_the_first_token_it_is_tried_again() {
-    let failures: [Vec<Step>; 5] = [
+    let failures: [Vec<Step>; 6] = [
         vec![Step::Send(answer(503, "retry-after: 0\r\n", "busy"))],
         vec![Step::Close],
         vec![Step::Reset],
         vec![head("text/event-stream"), Step::Close],
+        vec![head("text/event-stream"), call("{"), Step::Close],
         vec![
             head("text/event-stream"),
             Step::Send("data: {\"error\":\"overloaded\"}\n\n".to_owned()),
@@ -237,7 +270,9 @@ async fn dropping_the_stream_ends_the_request() {
     let mut stream = agent.run(turn());
     assert!(server.seen().is_empty());
     assert!(stream.next().await.is_some());
+    assert_eq!(server.ended(), 0);
     drop(stream);
+    server.ended_at_least(1).await;
 }
 
 #[test]

@@ -2,30 +2,36 @@
 
 use std::time::Duration;
 
-use crate::domain::{Cursor, DeliveryOrder, Moment, Position, SessionId, TaskId, TaskRecord};
+use crate::domain::{Cursor, DeliveryOrder, Moment, Position, SessionId, TaskId, TaskRecord, TaskStatus};
 use crate::exchanges::bindings::tasks;
 use crate::exchanges::exchange::{Exchange, Live, waited};
 use crate::store::StoreError;
 use crate::tasks::{SubmitError, SubmitRequest, Tasks};
 
 impl Live {
-    /// The task, if it is the plugin's.
-    async fn own_task(&mut self, task: &str) -> Result<Option<TaskRecord>, StoreError> {
-        let Ok(task) = task.parse::<TaskId>() else { return Ok(None) };
-        let record = self.services.tasks.task(task).await?;
-        Ok(record.filter(|record| record.adapter == **self.plugin.name()))
+    /// A task's state, if the task is the plugin's.
+    async fn own_task(&mut self, task: TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        let status = self.services.tasks.status(task).await?;
+        Ok(status.filter(|status| status.adapter == **self.plugin.name()))
     }
 
     /// The task's id, if it is the plugin's; asks the store only where it is not known already.
     async fn own_task_id(&mut self, task: &str) -> Result<Option<TaskId>, StoreError> {
-        if let Ok(id) = task.parse::<TaskId>()
-            && self.own_tasks.contains(&id)
-        {
-            return Ok(Some(id));
+        let Ok(id) = task.parse::<TaskId>() else { return Ok(None) };
+        if !self.own_tasks.contains(&id) {
+            if self.own_task(id).await?.is_none() {
+                return Ok(None);
+            }
+            self.own_tasks.insert(id);
         }
-        let id = self.own_task(task).await?.map(|record| record.id);
-        self.own_tasks.extend(id);
-        Ok(id)
+        Ok(Some(id))
+    }
+
+    /// All that is known about a task, if it is the plugin's.
+    async fn own_record(&mut self, task: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let Ok(id) = task.parse::<TaskId>() else { return Ok(None) };
+        let record = self.services.tasks.task(id).await?;
+        Ok(record.filter(|record| record.adapter == **self.plugin.name()))
     }
 }
 
@@ -62,7 +68,6 @@ impl tasks::Host for Exchange {
             }),
             Err(SubmitError::UnknownAgent(name)) => Err(tasks::SubmitError::UnknownAgent(name)),
             Err(SubmitError::Busy { retry_after }) => Err(tasks::SubmitError::Busy(millis(retry_after))),
-            Err(SubmitError::Refused(why)) => Err(tasks::SubmitError::Refused(why)),
             Err(SubmitError::Unavailable(why)) => Err(tasks::SubmitError::Unavailable(why)),
             Err(other) => Err(tasks::SubmitError::Invalid(other.to_string())),
         })
@@ -102,8 +107,8 @@ impl tasks::Host for Exchange {
             Err(error) => return Ok(Err(error.to_string())),
         };
         if let Some(cursor) = after {
-            match live.own_task(&cursor.task.to_string()).await {
-                Ok(Some(record)) if record.session == session => {}
+            match live.own_task(cursor.task).await {
+                Ok(Some(status)) if status.session == session => {}
                 Ok(_) => return Ok(Err("the cursor is of no task of this session".into())),
                 Err(error) => return Ok(Err(error.to_string())),
             }
@@ -142,7 +147,7 @@ impl tasks::Host for Exchange {
 
     async fn describe(&mut self, task: String) -> wasmtime::Result<Option<String>> {
         let live = self.live()?;
-        let (record, pended) = waited(live.own_task(&task)).await;
+        let (record, pended) = waited(live.own_record(&task)).await;
         self.new_step_if(pended);
         match record {
             Ok(record) => Ok(record.map(|record| Tasks::document(&record).to_string())),

@@ -34,8 +34,8 @@ async fn settle(store: &dyn Store, delivery: &Delivery, settlement: Settlement) 
     store.settle(delivery.lease, settlement).await.unwrap();
 }
 
-fn retry(not_before_ms: u64, counts: bool) -> Settlement {
-    Settlement::Retry { not_before_ms, counts, error: "refused".into() }
+fn retry(after_ms: u64, counts: bool) -> Settlement {
+    Settlement::Retry { after: Duration::from_millis(after_ms), counts, error: "refused".into() }
 }
 
 fn dead() -> Settlement {
@@ -87,7 +87,7 @@ pub(crate) async fn deliveries_of_a_session_leave_one_after_the_other<F: Fixture
     assert_eq!(turn.lease.task, second);
     let delivery = one_delivery(&*store).await;
     assert!(matches!(delivery.target, DeliveryTarget::Plugin { task, .. } if task == first));
-    settle(&*store, &delivery, retry(clock.now_ms() + 1_000, true)).await;
+    settle(&*store, &delivery, retry(1_000, true)).await;
     assert!(deliveries(&*store, 10).await.is_empty());
     clock.advance(Duration::from_secs(1));
     let delivery = one_delivery(&*store).await;
@@ -163,19 +163,18 @@ pub(crate) async fn a_retry_waits_for_its_time<F: Fixture>() {
     let (store, clock) = (fixture.store(), fixture.clock());
     enqueue(&*store, "a", "a").await;
     enqueue(&*store, "b", "b").await;
-    let now = clock.now_ms();
     let claimed = deliveries(&*store, 10).await;
-    settle(&*store, &claimed[0], retry(now + 5_000, true)).await;
-    settle(&*store, &claimed[1], retry(now + 9_000, false)).await;
+    settle(&*store, &claimed[0], retry(5_000, true)).await;
+    settle(&*store, &claimed[1], retry(9_000, false)).await;
     assert!(is_lost(store.settle(claimed[0].lease, Settlement::Done).await));
     let nothing = store.claim_deliveries(10, LEASE, &Except::default()).await.unwrap();
     assert!(nothing.items.is_empty());
-    assert_eq!(nothing.next_due_ms, Some(now + 5_000));
+    assert_eq!(nothing.next_due, Some(Duration::from_secs(5)));
     clock.advance(Duration::from_millis(4_999));
     assert!(deliveries(&*store, 10).await.is_empty());
     clock.advance(Duration::from_millis(1));
     let claimed = store.claim_deliveries(10, LEASE, &Except::default()).await.unwrap();
-    assert_eq!(claimed.next_due_ms, Some(now + 9_000));
+    assert_eq!(claimed.next_due, Some(Duration::from_secs(4)));
     assert_eq!((key(&claimed.items[0]), claimed.items[0].attempts), ("a".to_owned(), 1));
     clock.advance(Duration::from_secs(4));
     let other = one_delivery(&*store).await;
@@ -232,9 +231,8 @@ pub(crate) async fn a_delivery_lease_that_ran_out_is_claimed_again<F: Fixture>()
     let fixture = F::new(ROOMY).await;
     let (store, clock) = (fixture.store(), fixture.clock());
     enqueue(&*store, "a", "a").await;
-    let start = clock.now_ms();
     let old = store.claim_deliveries(10, LEASE, &Except::default()).await.unwrap();
-    assert_eq!(old.next_due_ms, Some(start + 30_000));
+    assert_eq!(old.next_due, Some(LEASE));
     clock.advance(LONG);
     let new = one_delivery(&*store).await;
     assert_eq!((new.lease.id, new.attempts), (old.items[0].lease.id, 1));
@@ -256,6 +254,28 @@ pub(crate) async fn a_renewed_delivery_lease_lasts_from_the_renewal<F: Fixture>(
     assert!(deliveries(&*store, 10).await.is_empty());
     clock.advance(LEASE);
     one_delivery(&*store).await;
+}
+
+pub(crate) async fn whoever_sets_the_clock_neither_delays_nor_hastens_a_delivery<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    let (start, hour) = (clock.now_ms(), 3_600_000);
+    for key in ["waits", "leased", "retried"] {
+        enqueue(&*store, key, key).await;
+    }
+    clock.set(start - hour);
+    let claimed = deliveries(&*store, 10).await;
+    assert_eq!(claimed.iter().map(key).collect::<Vec<_>>(), ["waits", "leased", "retried"]);
+    settle(&*store, &claimed[0], Settlement::Done).await;
+    settle(&*store, &claimed[2], retry(5_000, true)).await;
+    clock.set(start + hour);
+    let nothing = store.claim_deliveries(10, LEASE, &Except::default()).await.unwrap();
+    assert_eq!((nothing.items.len(), nothing.next_due), (0, Some(Duration::from_secs(5))));
+    clock.set(start - hour);
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(keys(&*store).await, ["retried"]);
+    clock.advance(LONG);
+    assert_eq!(keys(&*store).await, ["leased", "retried"]);
 }
 
 pub(crate) async fn plugins_that_are_left_out_keep_their_deliveries<F: Fixture>() {

@@ -63,7 +63,7 @@ pub(crate) async fn turns_of_a_session_run_one_after_the_other<F: Fixture>() {
         claims = claim(&*store, 10).await;
     }
     assert_eq!(seen, turns);
-    assert_eq!(store.open_tasks(&session("other")).await.unwrap(), [other]);
+    assert_eq!(store.open_tasks(&session("other"), None).await.unwrap(), [other]);
 }
 
 pub(crate) async fn the_session_whose_next_turn_was_accepted_first_comes_first<F: Fixture>() {
@@ -193,14 +193,31 @@ pub(crate) async fn a_lease_that_nobody_took_can_still_be_used<F: Fixture>() {
 pub(crate) async fn a_claim_tells_when_the_next_lease_runs_out<F: Fixture>() {
     let fixture = F::new(ROOMY).await;
     let (store, clock) = (fixture.store(), fixture.clock());
-    assert_eq!(store.claim(4, LEASE).await.unwrap().next_due_ms, None);
+    assert_eq!(store.claim(4, LEASE).await.unwrap().next_due, None);
     submit(&*store, task("s")).await;
-    let start = clock.now_ms();
     claim_one(&*store).await;
     clock.advance(Duration::from_secs(5));
     submit(&*store, task("t")).await;
-    let due = store.claim(4, LEASE).await.unwrap().next_due_ms;
-    assert_eq!(due, Some(start + 30_000));
+    let due = store.claim(4, LEASE).await.unwrap().next_due;
+    assert_eq!(due, Some(LEASE - Duration::from_secs(5)));
+}
+
+pub(crate) async fn whoever_sets_the_clock_neither_ends_nor_prolongs_a_lease<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    let (start, hour) = (clock.now_ms(), 3_600_000);
+    let id = submit(&*store, task("s")).await;
+    let claimed = claim_one(&*store).await;
+    clock.set(start + hour);
+    let nothing = store.claim(4, LEASE).await.unwrap();
+    assert_eq!((nothing.items.len(), nothing.next_due), (0, Some(LEASE)));
+    assert_eq!(store.renew(claimed.lease, LEASE).await.unwrap(), None);
+    clock.set(start - hour);
+    clock.advance(LONG);
+    let again = claim_one(&*store).await;
+    assert_eq!((again.lease.task, again.task.deaths), (id, 1));
+    // Stamps are what the clock shows.
+    assert_eq!(again.task.started_ms, Some(clock.now_ms()));
 }
 
 pub(crate) async fn a_task_that_was_given_back_is_run_again_without_a_death<F: Fixture>() {
@@ -249,7 +266,8 @@ pub(crate) async fn cancelling_a_queued_task_ends_it_and_frees_its_session<F: Fi
     let id = submit(&*store, task("s")).await;
     let next = submit(&*store, task("s")).await;
     let outcome = store.cancel(id, "no \"longer\" wanted").await.unwrap();
-    let CancelOutcome::Cancelled(event) = outcome else { panic!("{outcome:?}") };
+    let CancelOutcome::Cancelled { agent, event } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(agent, "echo");
     assert_eq!((event.task, &event.session, &event.kind), (id, &session("s"), &Kind::Cancelled));
     assert_eq!((event.position, event.at_ms), (Position { attempt: 1, seq: 1 }, clock.now_ms()));
     assert_eq!(&*event.data, r#"{"reason":"no \"longer\" wanted"}"#);
@@ -400,8 +418,37 @@ pub(crate) async fn a_session_knows_its_tasks_in_order<F: Fixture>() {
     assert_eq!(listed(Some(before), 10).await, turns);
     assert_eq!(listed(Some(TaskId::new()), 10).await, []);
     store.cancel(turns[2], "").await.unwrap();
-    let open = store.open_tasks(&session("s")).await.unwrap();
-    assert_eq!(open, [turns[0], turns[1], turns[3], turns[4]]);
+    let open = async |before| store.open_tasks(&session("s"), before).await.unwrap();
+    assert_eq!(open(None).await, [turns[0], turns[1], turns[3], turns[4]]);
+    // One that has ended itself still has others before it.
+    assert_eq!(open(Some(turns[2])).await, turns[..2]);
+    assert_eq!(open(Some(turns[3])).await, turns[..2]);
+    assert_eq!(open(Some(turns[0])).await, []);
+    assert_eq!(open(Some(TaskId::new())).await, []);
+}
+
+pub(crate) async fn a_look_at_a_task_tells_whose_and_where_it_is<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let store = fixture.store();
+    let id = submit(&*store, task("s")).await;
+    let agrees = async |state, end| {
+        let status = store.status(id).await.unwrap().unwrap();
+        assert_eq!((&*status.adapter, &*status.agent, &status.session), ("plug", "echo", &session("s")));
+        assert_eq!((status.state, status.end), (state, end));
+        let record = store.task(id).await.unwrap().unwrap();
+        assert_eq!((record.state, record.end.map(|end| end.position)), (state, end));
+    };
+    agrees(TaskState::Queued, None).await;
+    submit(&*store, task("s")).await;
+    let claimed = claim_one(&*store).await;
+    agrees(TaskState::Running, None).await;
+    finish(&*store, &claimed, 7).await;
+    agrees(TaskState::Completed, Some(Position { attempt: 1, seq: 7 })).await;
+    let waiting = submit(&*store, task("s")).await;
+    assert_eq!(store.status(waiting).await.unwrap().unwrap().state, TaskState::Queued);
+    store.cancel(waiting, "").await.unwrap();
+    assert_eq!(store.status(waiting).await.unwrap().unwrap().state, TaskState::Cancelled);
+    assert_eq!(store.status(TaskId::new()).await.unwrap(), None);
 }
 
 pub(crate) async fn earlier_turns_are_the_completed_ones_before_the_task<F: Fixture>() {
@@ -420,7 +467,7 @@ pub(crate) async fn earlier_turns_are_the_completed_ones_before_the_task<F: Fixt
         store.finish(claimed.lease, event(claimed, 1, kind, &data)).await.unwrap();
     }
     let before = async |task, limit| -> Vec<(TaskId, String, String)> {
-        let turns = store.turns_before(task, limit).await.unwrap();
+        let turns = store.turns_before(task, limit, usize::MAX).await.unwrap();
         turns.into_iter().map(|turn| (turn.task, turn.input.into(), turn.completed.into())).collect()
     };
     let turn = |n: usize| (turns[n], n.to_string(), format!(r#"{{"n":{n}}}"#));
@@ -428,4 +475,26 @@ pub(crate) async fn earlier_turns_are_the_completed_ones_before_the_task<F: Fixt
     assert_eq!(before(turns[5], 2).await, [turn(2), turn(4)]);
     assert_eq!(before(turns[2], 10).await, [turn(0)]);
     assert_eq!(before(TaskId::new(), 10).await, []);
+}
+
+pub(crate) async fn earlier_turns_are_the_latest_that_fit_in_the_bytes<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let store = fixture.store();
+    // Bytes, not characters: 30 of input and 70 of data each, the second one twice as much.
+    for n in 0..4 {
+        let factor = if n == 1 { 2 } else { 1 };
+        submit(&*store, NewTask { input: "ü".repeat(15 * factor).into(), ..task("s") }).await;
+        let claimed = claim_one(&*store).await;
+        let end = event(&claimed, 1, Kind::Completed, &"ü".repeat(35 * factor));
+        store.finish(claimed.lease, end).await.unwrap();
+    }
+    let last = submit(&*store, task("s")).await;
+    let before = async |limit, bytes| store.turns_before(last, limit, bytes).await.unwrap().len();
+    assert_eq!(before(10, 99).await, 0);
+    assert_eq!(before(10, 100).await, 1);
+    assert_eq!(before(10, 200).await, 2);
+    // Nothing is left out in the middle, though the first one would fit.
+    assert_eq!(before(10, 399).await, 2);
+    assert_eq!(before(10, 400).await, 3);
+    assert_eq!((before(10, 500).await, before(3, 500).await), (4, 3));
 }

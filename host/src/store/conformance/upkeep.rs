@@ -80,7 +80,7 @@ pub(crate) async fn settled_webhooks_and_dead_letters_are_forgotten<F: Fixture>(
     let claimed = deliveries(&*store, 10).await;
     store.settle(claimed[0].lease, Settlement::Done).await.unwrap();
     store.settle(claimed[1].lease, Settlement::Dead { error: "x".into() }).await.unwrap();
-    let later = Settlement::Retry { not_before_ms: 0, counts: true, error: "x".into() };
+    let later = Settlement::Retry { after: Duration::ZERO, counts: true, error: "x".into() };
     store.settle(claimed[2].lease, later).await.unwrap();
     let entry = async |key: &str, ttl| {
         store.put("plug", key, vec![1], None, ttl, KvQuota { bytes: 100 }).await.unwrap()
@@ -129,6 +129,34 @@ pub(crate) async fn a_large_sweep_forgets_everything_that_is_due<F: Fixture>() {
     clock.advance(2 * RETENTION.tasks);
     let swept = store.sweep(RETENTION).await.unwrap();
     assert_eq!(swept, Swept { events, tasks: 1, ..Swept::default() });
+}
+
+pub(crate) async fn a_sweep_of_large_things_forgets_everything_that_is_due<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    let large = "x".repeat(1 << 20);
+    for n in 0..6 {
+        let name = format!("s{n}");
+        submit(&*store, NewTask { input: large.as_str().into(), ..task(&name) }).await;
+        let claimed = claim_one(&*store).await;
+        for seq in 1..=2 {
+            let kind = if seq == 1 { Kind::Started } else { Kind::Thinking };
+            store.append(vec![Arc::new(event(&claimed, seq, kind, &large))]).await.unwrap();
+        }
+        let end = Event { at_ms: clock.now_ms(), ..event(&claimed, 3, Kind::Completed, &large) };
+        store.finish(claimed.lease, end).await.unwrap();
+        store.enqueue_webhook(NewWebhook { body: large.as_str().into(), ..webhook(&name) }).await.unwrap();
+        let delivery = one_delivery(&*store).await;
+        store.settle(delivery.lease, Settlement::Dead { error: "x".into() }).await.unwrap();
+        let quota = KvQuota { bytes: u64::MAX };
+        store.put("plug", &name, large.clone().into(), None, Some(HOUR), quota).await.unwrap();
+    }
+    clock.advance(2 * HOUR);
+    assert_eq!(store.sweep(RETENTION).await.unwrap(), Swept { events: 12, kv: 6, ..Swept::default() });
+    clock.advance(RETENTION.tasks);
+    let swept = store.sweep(RETENTION).await.unwrap();
+    assert_eq!(swept, Swept { tasks: 6, deliveries: 6, ..Swept::default() });
+    assert_eq!(store.backlog().await.unwrap(), Backlog::default());
 }
 
 pub(crate) async fn everything_survives_reopening<F: Fixture>() {

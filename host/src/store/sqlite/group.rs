@@ -2,7 +2,9 @@
 //! the order in which it came.
 //!
 //! An operation that fails for a reason of its own is run again alone, so that it fails alone. A disk that refuses
-//! fails everybody who waits; events, for which nobody waits, stay here in order until it takes them again.
+//! fails everybody who waits; events, for which nobody waits, stay here in order until it takes them again. Whether it
+//! does is found out by something small, which also takes the leases that ran out meanwhile: what their runs said is
+//! not written any more.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -15,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, info, warn};
 
 use super::writer::{Call, Memory, Shared, Tx};
-use super::{Options, is_environment, log};
-use crate::domain::{Clock, Event};
+use super::{Options, is_environment, log, queue};
+use crate::domain::{Clock, Event, Steady};
 
 /// Operations in one transaction, at most.
 const GROUP: usize = 1024;
@@ -44,6 +46,7 @@ pub(super) struct Thread {
     refused: bool,
     shared: Arc<Shared>,
     clock: Clock,
+    steady: Steady,
     group_wait: Duration,
     last: Group,
 }
@@ -74,6 +77,7 @@ impl Thread {
             refused: false,
             shared,
             clock: options.clock.clone(),
+            steady: options.clock.steady(),
             group_wait: options.group_wait,
             last: Group::default(),
         }
@@ -145,14 +149,32 @@ impl Thread {
     fn write(&mut self) {
         self.waiting.retain(|op| !matches!(op, Op::Call { call, .. } if !call.is_wanted()));
         let mut ops: Vec<Op> = std::mem::take(&mut self.waiting).into();
+        if self.refused
+            && let Err(error) = self.sound_out()
+        {
+            return self.refuse(ops, &error);
+        }
         let began = Instant::now();
         let result = self.transact(&mut ops);
         self.last = Group { callers: ops.iter().filter(|op| op.is_awaited()).count(), took: began.elapsed() };
         match result {
-            Ok(()) => ops.into_iter().for_each(Op::answer),
+            Ok(()) => {
+                if std::mem::take(&mut self.refused) {
+                    info!("the store can be written again");
+                }
+                ops.into_iter().for_each(Op::answer);
+            }
             Err(error) if is_environment(&error) => self.refuse(ops, &error),
             Err(_) => self.write_singly(ops),
         }
+    }
+
+    /// Whether a disk that refused takes anything again. Takes the leases that ran out meanwhile.
+    fn sound_out(&mut self) -> rusqlite::Result<()> {
+        self.transaction(|tx| {
+            queue::forfeit(tx)?;
+            tx.probe()
+        })
     }
 
     /// Finds the operation that spoils the group: each gets a transaction of its own.
@@ -176,6 +198,13 @@ impl Thread {
         if ops.is_empty() {
             return Ok(());
         }
+        self.transaction(|tx| ops.iter_mut().try_for_each(|op| op.apply(tx)))
+    }
+
+    fn transaction(
+        &mut self,
+        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
             None => super::connect(&self.path)?,
@@ -184,15 +213,13 @@ impl Thread {
         super::limit(&conn, self.shared.full.load(Ordering::SeqCst))?;
         let mut memory = self.memory;
         (memory.tasks_woken, memory.deliveries_woken) = (false, false);
-        let mut tx = Tx { conn: &conn, now: self.clock.now_ms(), memory: &mut memory };
+        let (now, steady) = (self.clock.now_ms(), self.steady.now_ms());
+        let mut tx = Tx { conn: &conn, now, steady, memory: &mut memory };
         let result = execute(&conn, "BEGIN IMMEDIATE")
-            .and_then(|()| ops.iter_mut().try_for_each(|op| op.apply(&mut tx)))
+            .and_then(|()| work(&mut tx))
             .and_then(|()| execute(&conn, "COMMIT"));
         match result {
             Ok(()) => {
-                if std::mem::take(&mut self.refused) {
-                    info!("the store can be written again");
-                }
                 self.memory = memory;
                 self.shared.publish(&memory);
                 self.conn = Some(conn);

@@ -35,13 +35,13 @@ use writer::Writer;
 pub struct Options {
     /// Tasks that may be accepted and not started; more are refused.
     pub queue_limit: u64,
-    /// Where time stamps, leases and expiries take the time from.
+    /// Where time stamps and expiries take the time from; leases and waits take its steady time.
     pub clock: Clock,
     /// Read-only connections, each with at most one read at a time.
     pub readers: usize,
     /// How long events that nobody waits for wait for company before they are committed.
     pub group_wait: Duration,
-    /// Bytes that may wait for the writer; beyond it callers wait.
+    /// Bytes that may wait for the writer, half of them events; beyond it callers wait.
     pub pending_bytes: usize,
 }
 
@@ -113,6 +113,21 @@ impl SqliteStore {
         self.writer.fill_disk(true);
     }
 
+    /// Makes a task's row unreadable.
+    #[cfg(test)]
+    pub(crate) async fn damage(&self, task: crate::domain::TaskId) {
+        let damage = move |tx: &mut writer::Tx<'_>| {
+            tx.conn.execute("UPDATE tasks SET attempt = -1 WHERE id = ?1", [task.to_bytes()]).map(drop)
+        };
+        self.writer.call(0, damage).await.unwrap();
+    }
+
+    /// From now on nothing can be read.
+    #[cfg(test)]
+    pub(crate) fn stop_reading(&self) {
+        self.readers.close();
+    }
+
     /// Gives the writer room again.
     #[cfg(test)]
     pub(crate) fn make_room(&self) {
@@ -123,13 +138,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn probe(&self) -> Result<(), StoreError> {
-        self.writer
-            .call(0, |tx| {
-                let sql = "INSERT INTO meta (name, value) VALUES ('probe', ?1)
-                           ON CONFLICT (name) DO UPDATE SET value = value + 1";
-                tx.conn.prepare_cached(sql)?.execute([1]).map(drop)
-            })
-            .await
+        self.writer.call(0, |tx| tx.probe()).await
     }
 
     async fn sweep(&self, retention: Retention) -> Result<Swept, StoreError> {
@@ -152,7 +161,11 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Unavailable(
-            format!("{} is in use by another plugway", data_dir.display()).into(),
+            format!(
+                "{} is in use by another plugway; stop that one, or give this one a directory of its own (--data-dir)",
+                data_dir.display()
+            )
+            .into(),
         )),
         Err(TryLockError::Error(e)) => Err(named(&path, e)),
     }

@@ -38,7 +38,7 @@ impl Outbox for SqliteStore {
     async fn renew_delivery(&self, lease: DeliveryLease, length: Duration) -> Result<(), StoreError> {
         let renew = move |tx: &mut Tx<'_>| {
             let sql = "UPDATE outbox SET due_ms = ?3 WHERE id = ?1 AND token = ?2 AND state = 3";
-            let until = int(tx.now.saturating_add(millis(length)));
+            let until = int(tx.steady.saturating_add(millis(length)));
             tx.conn.prepare_cached(sql)?.execute(params![int(lease.id.0), int(lease.token), until])
         };
         let held = self.writer.call(0, renew).await?;
@@ -139,7 +139,7 @@ pub(super) fn reached(tx: &mut Tx<'_>, id: i64, what: Reached) -> rusqlite::Resu
 fn advance(tx: &mut Tx<'_>, lane: &str) -> rusqlite::Result<()> {
     if let Some((id, WAITING)) = head(tx.conn, lane)? {
         let sql = "UPDATE outbox SET state = 2, due_ms = ?2 WHERE id = ?1";
-        tx.conn.prepare_cached(sql)?.execute([id, int(tx.now)])?;
+        tx.conn.prepare_cached(sql)?.execute([id, int(tx.steady)])?;
         tx.memory.deliveries_woken = true;
     }
     Ok(())
@@ -176,7 +176,7 @@ fn claim(
     lease: Duration,
     except: &Except,
 ) -> rusqlite::Result<Claimed<Delivery>> {
-    let now = int(tx.now);
+    let now = int(tx.steady);
     let mut due: Vec<(i64, i64)> = Vec::new();
     let mut next_due = None;
     // A few plugins, each with a range of its own: those left out cost nothing however much waits for them.
@@ -201,7 +201,7 @@ fn claim(
     due.truncate(limit);
     tx.memory.deliveries_woken |= limit > 0 && due.len() == limit;
 
-    let until = int(tx.now.saturating_add(millis(lease)));
+    let until = int(tx.steady.saturating_add(millis(lease)));
     let mut items = Vec::with_capacity(due.len());
     for (_, id) in due {
         let sql =
@@ -221,7 +221,8 @@ fn claim(
     if !items.is_empty() {
         next_due = next_due.into_iter().chain([uint(until)]).min();
     }
-    Ok(Claimed { items, next_due_ms: next_due })
+    let next_due = next_due.map(|at: u64| Duration::from_millis(at.saturating_sub(tx.steady)));
+    Ok(Claimed { items, next_due })
 }
 
 /// The first plugin with a delivery that is due some time, after the given one; webhooks have the empty name.
@@ -250,10 +251,11 @@ fn settle(tx: &mut Tx<'_>, lease: DeliveryLease, settlement: &Settlement) -> rus
         .optional()?;
     let Some((lane, keyed)) = held else { return Ok(false) };
     match settlement {
-        Settlement::Retry { not_before_ms, counts, error } => {
+        Settlement::Retry { after, counts, error } => {
             let sql = "UPDATE outbox SET state = ?2, due_ms = ?3, attempts = attempts + ?4, error = ?5
                        WHERE id = ?1";
-            let params = params![id, READY, int(*not_before_ms), counts, error];
+            let due = int(tx.steady.saturating_add(millis(*after)));
+            let params = params![id, READY, due, counts, error];
             tx.conn.prepare_cached(sql)?.execute(params)?;
             tx.memory.deliveries_woken = true;
             return Ok(true);

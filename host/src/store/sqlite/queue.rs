@@ -10,7 +10,7 @@ use super::super::{CancelOutcome, Claim, Claimed, Lease, StoreError, Submitted, 
 use super::schema::task::{CANCELLED, COMPLETED, FAILED, READY, RUNNING, WAITING};
 use super::writer::Tx;
 use super::{SqliteStore, int, log, millis, outbox, uint};
-use crate::domain::{Event, Kind, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState};
+use crate::domain::{Event, Kind, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus};
 
 #[async_trait]
 impl TaskQueue for SqliteStore {
@@ -47,6 +47,10 @@ impl TaskQueue for SqliteStore {
         self.writer.call(reason.len(), move |tx| cancel(tx, task, &reason)).await
     }
 
+    async fn status(&self, task: TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        self.readers.read(move |conn| status(conn, task)).await
+    }
+
     async fn task(&self, task: TaskId) -> Result<Option<TaskRecord>, StoreError> {
         let sql = format!("{RECORD} WHERE t.id = ?1");
         self.readers
@@ -64,18 +68,22 @@ impl TaskQueue for SqliteStore {
         self.readers.read(move |conn| session_tasks(conn, &session, after, limit)).await
     }
 
-    async fn open_tasks(&self, session: &SessionId) -> Result<Vec<TaskId>, StoreError> {
+    async fn open_tasks(
+        &self,
+        session: &SessionId,
+        before: Option<TaskId>,
+    ) -> Result<Vec<TaskId>, StoreError> {
         let session = session.clone();
-        self.readers
-            .read(move |conn| {
-                let sql = "SELECT id FROM tasks WHERE session = ?1 AND state <= 2 ORDER BY n";
-                conn.prepare_cached(sql)?.query_map([session.as_key()], |row| id(row, 0))?.collect()
-            })
-            .await
+        self.readers.read(move |conn| open_tasks(conn, &session, before)).await
     }
 
-    async fn turns_before(&self, task: TaskId, limit: usize) -> Result<Vec<Turn>, StoreError> {
-        self.readers.read(move |conn| turns_before(conn, task, limit)).await
+    async fn turns_before(
+        &self,
+        task: TaskId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Turn>, StoreError> {
+        self.readers.read(move |conn| turns_before(conn, task, limit, max_bytes)).await
     }
 }
 
@@ -136,7 +144,7 @@ fn claim(tx: &mut Tx<'_>, limit: usize, lease: Duration) -> rusqlite::Result<Cla
     let places = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<Vec<i64>> {
         tx.conn.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect()
     };
-    let expired = places(EXPIRED, &[&most, &int(tx.now)])?;
+    let expired = places(EXPIRED, &[&most, &int(tx.steady)])?;
     let ready = places(CLAIMABLE, &[&most])?;
     let mut found: Vec<(i64, bool)> =
         expired.into_iter().map(|n| (n, true)).chain(ready.into_iter().map(|n| (n, false))).collect();
@@ -150,7 +158,7 @@ fn claim(tx: &mut Tx<'_>, limit: usize, lease: Duration) -> rusqlite::Result<Cla
         let sql =
             "UPDATE tasks SET state = 2, attempt = attempt + 1, deaths = deaths + ?2, token = token + 1,
                    lease_ms = ?3, started_ms = ?4 WHERE n = ?1";
-        let until = int(tx.now.saturating_add(millis(lease)));
+        let until = int(tx.steady.saturating_add(millis(lease)));
         tx.conn.prepare_cached(sql)?.execute(params![n, died, until, int(tx.now)])?;
         let (claim, delivery) =
             tx.conn.prepare_cached(&format!("{RECORD} WHERE t.n = ?1"))?.query_row([n], |row| {
@@ -170,16 +178,28 @@ fn claim(tx: &mut Tx<'_>, limit: usize, lease: Duration) -> rusqlite::Result<Cla
     }
     let sql = "SELECT min(lease_ms) FROM tasks WHERE state = 2";
     let next: Option<i64> = tx.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-    Ok(Claimed { items, next_due_ms: next.map(uint) })
+    let next_due = next.map(|at| Duration::from_millis(uint(at).saturating_sub(tx.steady)));
+    Ok(Claimed { items, next_due })
 }
 
 fn renew(tx: &mut Tx<'_>, lease: Lease, length: Duration) -> rusqlite::Result<Option<Option<String>>> {
     let sql = "UPDATE tasks SET lease_ms = ?3 WHERE id = ?1 AND token = ?2 AND state = 2 RETURNING cancel";
-    let until = int(tx.now.saturating_add(millis(length)));
+    let until = int(tx.steady.saturating_add(millis(length)));
     tx.conn
         .prepare_cached(sql)?
         .query_row(params![lease.task.to_bytes(), int(lease.token), until], |row| row.get(0))
         .optional()
+}
+
+/// Takes all leases that ran out, as a claim does, and leaves the tasks to the next one.
+pub(super) fn forfeit(tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+    let sql = "UPDATE tasks SET state = 1, deaths = deaths + 1, token = token + 1, lease_ms = NULL
+               WHERE state = 2 AND lease_ms <= ?1";
+    let forfeited = tx.conn.prepare_cached(sql)?.execute([int(tx.steady)])?;
+    tx.memory.running -= int(forfeited as u64);
+    tx.memory.queued += int(forfeited as u64);
+    tx.memory.tasks_woken |= forfeited > 0;
+    Ok(())
 }
 
 fn release(tx: &mut Tx<'_>, lease: Lease) -> rusqlite::Result<bool> {
@@ -210,7 +230,7 @@ fn finish(tx: &mut Tx<'_>, lease: Lease, terminal: &Event) -> rusqlite::Result<b
 }
 
 fn cancel(tx: &mut Tx<'_>, task: TaskId, reason: &str) -> rusqlite::Result<CancelOutcome> {
-    let sql = "SELECT n, session, delivery, state, attempt FROM tasks WHERE id = ?1";
+    let sql = "SELECT n, session, delivery, state, attempt, agent FROM tasks WHERE id = ?1";
     let found = tx
         .conn
         .prepare_cached(sql)?
@@ -221,10 +241,13 @@ fn cancel(tx: &mut Tx<'_>, task: TaskId, reason: &str) -> rusqlite::Result<Cance
                 row.get(2)?,
                 row.get(3)?,
                 row.get::<_, u32>(4)?,
+                row.get(5)?,
             ))
         })
         .optional()?;
-    let Some((n, session, delivery, state, attempt)) = found else { return Ok(CancelOutcome::Unknown) };
+    let Some((n, session, delivery, state, attempt, agent)) = found else {
+        return Ok(CancelOutcome::Unknown);
+    };
     match state {
         WAITING | READY => {
             let event = Event {
@@ -238,7 +261,7 @@ fn cancel(tx: &mut Tx<'_>, task: TaskId, reason: &str) -> rusqlite::Result<Cance
             tx.memory.queued -= 1;
             end(tx, n, &event)?;
             after_end(tx, event.session.as_key(), delivery)?;
-            Ok(CancelOutcome::Cancelled(Box::new(event)))
+            Ok(CancelOutcome::Cancelled { agent, event: Box::new(event) })
         }
         RUNNING => {
             let sql = "UPDATE tasks SET cancel = ?2 WHERE n = ?1 AND cancel IS NULL";
@@ -313,17 +336,64 @@ fn session_tasks(
     }
 }
 
-fn turns_before(conn: &Connection, task: TaskId, limit: usize) -> rusqlite::Result<Vec<Turn>> {
-    let sql = "SELECT t.id, i.input, t.end_data FROM tasks t JOIN inputs i ON i.n = t.n,
-                 (SELECT n, session FROM tasks WHERE id = ?1) this
+fn open_tasks(
+    conn: &Connection,
+    session: &SessionId,
+    before: Option<TaskId>,
+) -> rusqlite::Result<Vec<TaskId>> {
+    let sql = "SELECT id FROM tasks WHERE session = ?1 AND state <= 2
+               AND (?2 IS NULL OR n < (SELECT n FROM tasks WHERE id = ?2)) ORDER BY n";
+    let before = before.map(TaskId::to_bytes);
+    conn.prepare_cached(sql)?.query_map(params![session.as_key(), before], |row| id(row, 0))?.collect()
+}
+
+fn turns_before(
+    conn: &Connection,
+    task: TaskId,
+    limit: usize,
+    max_bytes: usize,
+) -> rusqlite::Result<Vec<Turn>> {
+    // `octet_length` knows the size of a text that it does not read.
+    let sql = "SELECT t.n, octet_length(i.input) + octet_length(t.end_data)
+               FROM tasks t JOIN inputs i ON i.n = t.n, (SELECT n, session FROM tasks WHERE id = ?1) this
                WHERE t.session = this.session AND t.n < this.n AND t.state = 3
                ORDER BY t.n DESC LIMIT ?2";
-    let turn = |row: &Row<'_>| Ok(Turn { task: id(row, 0)?, input: row.get(1)?, completed: row.get(2)? });
-    let mut statement = conn.prepare_cached(sql)?;
-    let rows = statement.query_map(params![task.to_bytes(), int(limit as u64)], turn)?;
-    let mut turns: Vec<Turn> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut sizes = conn.prepare_cached(sql)?;
+    let sizes = sizes.query_map(params![task.to_bytes(), int(limit as u64)], |row| {
+        Ok((row.get::<_, i64>(0)?, uint(row.get(1)?)))
+    })?;
+    let sql = "SELECT t.id, i.input, t.end_data FROM tasks t JOIN inputs i ON i.n = t.n WHERE t.n = ?1";
+    let mut read = conn.prepare_cached(sql)?;
+    let mut left = max_bytes as u64;
+    let mut turns = Vec::new();
+    for size in sizes {
+        let (n, bytes) = size?;
+        let Some(rest) = left.checked_sub(bytes) else { break };
+        left = rest;
+        turns.push(read.query_row([n], |row| {
+            Ok(Turn { task: id(row, 0)?, input: row.get(1)?, completed: row.get(2)? })
+        })?);
+    }
     turns.reverse();
     Ok(turns)
+}
+
+fn status(conn: &Connection, task: TaskId) -> rusqlite::Result<Option<TaskStatus>> {
+    let sql = "SELECT adapter, agent, session, state, end_attempt, end_seq FROM tasks WHERE id = ?1";
+    let status = |row: &Row<'_>| {
+        let end = match row.get(4)? {
+            Some(attempt) => Some(Position { attempt, seq: uint(row.get(5)?) }),
+            None => None,
+        };
+        Ok(TaskStatus {
+            adapter: row.get(0)?,
+            agent: row.get(1)?,
+            session: log::session(row, 2)?,
+            state: state(row, 3)?,
+            end,
+        })
+    };
+    conn.prepare_cached(sql)?.query_row([task.to_bytes()], status).optional()
 }
 
 /// All of a task; [`record`] reads it.
@@ -335,13 +405,7 @@ const RECORD: &str =
 fn record(row: &Row<'_>) -> rusqlite::Result<TaskRecord> {
     let (id, session) = (id(row, 0)?, log::session(row, 1)?);
     let end = log::end(row, id, &session, 2)?;
-    let state = match row.get(2)? {
-        WAITING | READY => TaskState::Queued,
-        RUNNING => TaskState::Running,
-        COMPLETED => TaskState::Completed,
-        CANCELLED => TaskState::Cancelled,
-        _ => TaskState::Failed,
-    };
+    let state = state(row, 2)?;
     Ok(TaskRecord {
         id,
         adapter: row.get(7)?,
@@ -355,6 +419,16 @@ fn record(row: &Row<'_>) -> rusqlite::Result<TaskRecord> {
         ended_ms: row.get::<_, Option<i64>>(3)?.map(uint),
         session,
         end,
+    })
+}
+
+fn state(row: &Row<'_>, at: usize) -> rusqlite::Result<TaskState> {
+    Ok(match row.get(at)? {
+        WAITING | READY => TaskState::Queued,
+        RUNNING => TaskState::Running,
+        COMPLETED => TaskState::Completed,
+        CANCELLED => TaskState::Cancelled,
+        _ => TaskState::Failed,
     })
 }
 

@@ -22,6 +22,11 @@ impl Readers {
         Self { path, idle: Arc::default(), turn: Arc::new(Semaphore::new(count.max(1))) }
     }
 
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.turn.close();
+    }
+
     /// Runs a read; all that it reads is of one moment.
     ///
     /// # Errors

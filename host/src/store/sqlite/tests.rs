@@ -148,6 +148,31 @@ async fn a_restart_expires_the_leases_of_the_process_before() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_before_a_restart_delays_no_delivery() {
+    use super::super::{NewWebhook, Outbox, Settlement};
+
+    let mut fixture = Embedded::new(10).await;
+    let (owner, key, url, lane) = ("plug".into(), "k".into(), "https://example.org".into(), "".into());
+    let store = fixture.sqlite();
+    store.enqueue_webhook(NewWebhook { owner, key, url, lane, body: "{}".into() }).await.unwrap();
+    let claimed = store.claim_deliveries(1, Duration::from_secs(30), &Default::default()).await.unwrap();
+    let after = Duration::from_secs(3600);
+    let retry = Settlement::Retry { after, counts: true, error: "x".into() };
+    store.settle(claimed.items[0].lease, retry).await.unwrap();
+    drop(store);
+    let clock = fixture.clock();
+    fixture.reopen().await;
+    let due = async |fixture: &Embedded| {
+        let store = fixture.sqlite();
+        store.claim_deliveries(1, after, &Default::default()).await.unwrap().items.len()
+    };
+    assert_eq!(due(&fixture).await, 0);
+    clock.set(clock.now_ms() - 1_000_000);
+    fixture.reopen().await;
+    assert_eq!(due(&fixture).await, 1);
+}
+
+#[tokio::test]
 async fn a_crash_loses_events_that_were_not_committed_and_nothing_else() {
     let options = Options { group_wait: Duration::from_secs(3600), ..Options::default() };
     let mut fixture = Embedded::open(options);
@@ -195,6 +220,123 @@ async fn a_full_disk_refuses_who_waits_keeps_events_and_recovers() {
     let read = store.read(new.id, Position::START, 1_000).await.unwrap();
     assert_eq!(read, events.into_iter().chain([end]).collect::<Vec<_>>());
     assert_eq!(store.backlog().await.unwrap(), super::Backlog::default());
+}
+
+#[tokio::test]
+async fn events_that_a_full_disk_refuses_never_keep_others_waiting() {
+    let fixture = Embedded::open(Options { pending_bytes: 64 << 10, ..Options::default() });
+    let store = fixture.sqlite();
+    let new = task("s", 10);
+    store.submit(new.clone()).await.unwrap();
+    let claimed = store.claim(1, Duration::from_secs(3600)).await.unwrap().items.remove(0);
+    store.fill_disk();
+    let (appender, events) = (fixture.sqlite(), new.clone());
+    let appending = tokio::spawn(async move {
+        for seq in 1..=100 {
+            let kind = if seq == 1 { Kind::Started } else { Kind::Thinking };
+            appender.append(vec![Arc::new(event(&events, seq, kind))]).await.unwrap();
+        }
+    });
+    let refused = async {
+        for n in 0..10 {
+            let refused = store.submit(task(&format!("t{n}"), 30_000)).await;
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+            assert!(matches!(store.probe().await, Err(StoreError::Unavailable(_))));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("a call hangs");
+    assert!(!appending.is_finished(), "too many events were taken");
+
+    store.make_room();
+    store.probe().await.unwrap();
+    appending.await.unwrap();
+    let end = event(&new, 101, Kind::Completed);
+    store.finish(claimed.lease, end).await.unwrap();
+    let mut read = Vec::new();
+    while let Ok(more) = store.read(new.id, read.last().copied().unwrap_or(Position::START), 1_000).await
+        && !more.is_empty()
+    {
+        read.extend(more.iter().map(|event| event.position));
+    }
+    assert!(read.iter().map(|at| at.seq).eq(1..=101), "{read:?}");
+}
+
+#[tokio::test]
+async fn events_of_a_run_that_lost_its_lease_while_the_disk_was_full_are_dropped() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let fixture = Embedded::open(Options { clock: clock.clone(), ..Options::default() });
+    let store = fixture.sqlite();
+    let (lost, kept) = (task("lost", 10), task("kept", 10));
+    let mut leases = Vec::new();
+    for (new, length) in [(&lost, 30), (&kept, 3600)] {
+        store.submit(new.clone()).await.unwrap();
+        leases.extend(store.claim(1, Duration::from_secs(length)).await.unwrap().items);
+        store.append(vec![Arc::new(event(new, 1, Kind::Started))]).await.unwrap();
+    }
+    store.probe().await.unwrap();
+    store.fill_disk();
+    for seq in 2..=50 {
+        store.append(vec![Arc::new(event(&lost, seq, Kind::Thinking))]).await.unwrap();
+    }
+    assert!(matches!(store.probe().await, Err(StoreError::Unavailable(_))));
+    clock.advance(Duration::from_secs(31));
+    // The disk still takes what is small, and nobody waits for what nobody needs.
+    store.probe().await.unwrap();
+    store.make_room();
+    store.append(vec![Arc::new(event(&kept, 2, Kind::Thinking))]).await.unwrap();
+    store.append(vec![Arc::new(event(&lost, 51, Kind::Thinking))]).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    assert!(matches!(store.renew(leases[0].lease, hour).await, Err(StoreError::LeaseLost)));
+    let backlog = store.backlog().await.unwrap();
+    assert_eq!((backlog.queued, backlog.running), (1, 1));
+    let again = store.claim(5, hour).await.unwrap().items.remove(0);
+    assert_eq!((again.lease.task, again.task.attempt, again.task.deaths), (lost.id, 2, 1));
+    store.renew(leases[1].lease, hour).await.unwrap();
+    assert_eq!(store.read(lost.id, Position::START, 100).await.unwrap().len(), 1);
+    assert_eq!(store.read(kept.id, Position::START, 100).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_portion_of_a_sweep_is_bounded_in_bytes() {
+    use super::super::{Kv, KvQuota, NewWebhook, Outbox, Settlement};
+    use super::sweep;
+
+    let fixture = Embedded::new(1_000).await;
+    let (store, clock) = (fixture.sqlite(), fixture.options.clock.clone());
+    let large = "x".repeat(1 << 20);
+    let new = task("s", 1 << 20);
+    store.submit(new.clone()).await.unwrap();
+    let claimed = store.claim(1, Duration::from_secs(30)).await.unwrap().items.remove(0);
+    for seq in 1..=10 {
+        let event = Event { data: large.as_str().into(), ..event(&new, seq, Kind::Thinking) };
+        store.append(vec![Arc::new(event)]).await.unwrap();
+    }
+    store.finish(claimed.lease, event(&new, 11, Kind::Completed)).await.unwrap();
+    for n in 0..10 {
+        let cancelled = task(&format!("s{n}"), 1 << 20);
+        store.submit(cancelled.clone()).await.unwrap();
+        store.cancel(cancelled.id, "").await.unwrap();
+        let (owner, key, url, lane) = ("plug".into(), n.to_string(), "https://example.org".into(), "".into());
+        store
+            .enqueue_webhook(NewWebhook { owner, key, url, lane, body: large.as_str().into() })
+            .await
+            .unwrap();
+        let lease = store.claim_deliveries(1, Duration::from_secs(30), &Default::default()).await.unwrap();
+        store.settle(lease.items[0].lease, Settlement::Dead { error: "x".into() }).await.unwrap();
+        let (ttl, quota) = (Some(Duration::from_secs(1)), KvQuota { bytes: u64::MAX });
+        store.put("plug", &n.to_string(), large.clone().into(), None, ttl, quota).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(10));
+    let keep = Duration::ZERO;
+    let writer = &store.writer;
+    assert_eq!(writer.call(0, move |tx| sweep::events(tx, keep)).await.unwrap(), Some(4));
+    // Four more with the first task's events, and so on: 6 of its events are left, then itself.
+    let (tasks, events, next) = writer.call(0, move |tx| sweep::tasks(tx, keep, (0, 0))).await.unwrap();
+    assert_eq!((tasks, events, next), (0, 4, Some((0, 0))));
+    let (tasks, events, _) = writer.call(0, move |tx| sweep::tasks(tx, keep, (0, 0))).await.unwrap();
+    assert_eq!((tasks, events), (2, 2));
+    assert_eq!(writer.call(0, move |tx| sweep::deliveries(tx, keep)).await.unwrap(), 4);
+    assert_eq!(writer.call(0, sweep::expired).await.unwrap(), 4);
 }
 
 #[tokio::test]

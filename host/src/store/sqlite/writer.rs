@@ -22,7 +22,18 @@ pub(super) struct Tx<'a> {
     pub(super) conn: &'a Connection,
     /// The group's time stamp.
     pub(super) now: u64,
+    /// The group's time for leases and waits.
+    pub(super) steady: u64,
     pub(super) memory: &'a mut Memory,
+}
+
+impl Tx<'_> {
+    /// Writes something small.
+    pub(super) fn probe(&self) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO meta (name, value) VALUES ('probe', 1)
+                   ON CONFLICT (name) DO UPDATE SET value = value + 1";
+        self.conn.prepare_cached(sql)?.execute([]).map(drop)
+    }
 }
 
 /// What the writer knows without asking the file; goes back with the transaction when that does.
@@ -133,12 +144,33 @@ impl<T: Send, F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send> Call for Pend
     }
 }
 
+/// Bytes that may wait for the thread.
+#[derive(Debug)]
+struct Room {
+    permits: Arc<Semaphore>,
+    size: u32,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        let size = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 28);
+        Self { permits: Arc::new(Semaphore::new(size as usize)), size }
+    }
+
+    /// Waits until there is room for so many bytes; what is larger than all of it takes all of it.
+    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let units = u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX).min(self.size);
+        Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| closed())
+    }
+}
+
 /// Handle of the thread that writes.
 #[derive(Debug)]
 pub(super) struct Writer {
     ops: mpsc::Sender<Op>,
-    room: Arc<Semaphore>,
-    room_size: u32,
+    /// Calls and events have a budget each: those of a disk that refuses events are answered nevertheless.
+    calls: Room,
+    events: Room,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -146,12 +178,15 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes over what an earlier process left, and starts the thread.
     pub(super) fn start(conn: Connection, path: PathBuf, options: &Options) -> rusqlite::Result<Self> {
-        conn.execute_batch(
+        let now = options.clock.now_ms();
+        // What came in later than now was stamped, and told to wait, by a clock that somebody has set back.
+        conn.execute_batch(&format!(
             "BEGIN IMMEDIATE;
              UPDATE tasks SET lease_ms = 0 WHERE state = 2 AND lease_ms > 0;
              UPDATE outbox SET due_ms = 0 WHERE state <= 3 AND state = 3;
-             COMMIT;",
-        )?;
+             UPDATE outbox SET due_ms = 0 WHERE state <= 3 AND state = 2 AND since_ms > {now};
+             COMMIT;"
+        ))?;
         let memory = Memory::load(&conn)?;
         let shared = Arc::new(Shared::default());
         shared.publish(&memory);
@@ -161,19 +196,13 @@ impl Writer {
             .name("plugway-store".into())
             .spawn(move || thread.run())
             .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-        let room_size = u32::try_from(options.pending_bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 28);
         Ok(Self {
             ops,
-            room: Arc::new(Semaphore::new(room_size as usize)),
-            room_size,
+            calls: Room::new(options.pending_bytes / 2),
+            events: Room::new(options.pending_bytes / 2),
             shared,
             thread: Mutex::new(Some(thread)),
         })
-    }
-
-    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
-        let units = u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX).min(self.room_size);
-        Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| closed())
     }
 
     /// Runs an operation in a transaction and returns when that is durable. `run` may be called more than once, each
@@ -186,7 +215,7 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        let room = self.room(bytes).await?;
+        let room = self.calls.take(bytes).await?;
         let (reply, answer) = oneshot::channel();
         let call = Box::new(Pending { run, result: None, reply });
         self.ops.send(Op::Call { call, _room: room }).map_err(|_| closed())?;
@@ -201,7 +230,7 @@ impl Writer {
         if events.is_empty() {
             return Ok(());
         }
-        let room = self.room(events.iter().map(|event| event.weight()).sum()).await?;
+        let room = self.events.take(events.iter().map(|event| event.weight()).sum()).await?;
         self.ops.send(Op::Append { events, _room: room }).map_err(|_| closed())
     }
 

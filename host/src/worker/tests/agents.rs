@@ -77,6 +77,35 @@ async fn an_agent_that_says_nothing_is_stopped_and_one_that_is_slow_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sign_of_life_ends_the_silence_and_is_neither_numbered_nor_logged() {
+    let mut gateway = Gateway::with(
+        |turn| {
+            let slow = futures::stream::repeat(AgentSignal::Alive).take(5).then(async |signal| {
+                sleep(Duration::from_secs(59)).await;
+                signal
+            });
+            let begun = says(vec![chunk("a")]).chain(slow);
+            match turn.input.text().as_str() {
+                "hangs" => begun.chain(futures::stream::pending()).boxed(),
+                _ => begun.chain(says(vec![AgentSignal::Alive, chunk("b"), completed("ab")])).boxed(),
+            }
+        },
+        |_, agent| agent.silence = Duration::from_secs(60),
+    );
+    gateway.start();
+    let task = gateway.submit("goes on").await;
+    let heard = gateway.heard(task).await;
+    assert_eq!(kinds(&heard), ["started", "response_chunk", "response_chunk", "completed"]);
+    assert_eq!(heard.last().unwrap().position.seq, 4);
+    assert_eq!(heard, gateway.logged(task).await);
+    let began = tokio::time::Instant::now();
+    let task = gateway.submit("hangs").await;
+    assert_eq!(gateway.failure(task).await.1, "agent_silent");
+    assert_eq!(began.elapsed().as_secs(), 5 * 59 + 60);
+    gateway.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_that_takes_too_long_is_stopped() {
     let dropped = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&dropped);
@@ -119,7 +148,7 @@ async fn a_turn_is_told_the_answers_before_it() {
         heard.lock().unwrap().push_back(history.join(", "));
         let text = turn.input.text();
         if text == "fail" {
-            return says(vec![AgentEvent::failed(ErrorType::AgentError, "no")]);
+            return says(vec![failed("no")]);
         }
         says(vec![completed(&text.to_uppercase())])
     });
@@ -175,7 +204,6 @@ async fn no_more_tasks_run_at_once_than_the_pool_has_places() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_can_not_speak_for_the_gateway() {
-    let other = |kind: &str| AgentEvent::Other { kind: kind.into(), data: Default::default() };
     let mut gateway = Gateway::new(move |_| {
         let forged = ["started", "cancelled", "completed", "failed", "workflow_step"];
         says(forged.into_iter().map(other).chain([completed("ok")]).collect())

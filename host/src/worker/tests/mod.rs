@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, Lookup, Maintenance, RunnableAgent, Worker, maintain, run};
-use crate::agents::{Agent, AgentStream, Turn};
+use crate::agents::{Agent, AgentSignal, AgentStream, Turn};
 use crate::domain::{AgentEvent, Clock, ErrorType, Event, Kind, Position, TaskId, TaskRecord, TaskState};
 use crate::hub::{Hub, Step};
 use crate::store::sqlite::{Options, SqliteStore};
@@ -43,26 +43,34 @@ impl<F: Fn(Turn) -> AgentStream + Send + Sync> Agent for Scripted<F> {
     }
 }
 
-fn chunk(text: &str) -> AgentEvent {
-    AgentEvent::ResponseChunk { text: text.into() }
+fn chunk(text: &str) -> AgentSignal {
+    AgentSignal::Event(AgentEvent::ResponseChunk { text: text.into() })
 }
 
-fn completed(text: &str) -> AgentEvent {
-    AgentEvent::Completed {
+fn completed(text: &str) -> AgentSignal {
+    AgentSignal::Event(AgentEvent::Completed {
         text: text.into(),
         messages: json!([{ "role": "assistant", "content": text }]),
         usage: Value::Null,
         finish_reason: "stop".into(),
-    }
+    })
+}
+
+fn failed(error: &'static str) -> AgentSignal {
+    AgentSignal::Event(AgentEvent::failed(ErrorType::AgentError, error))
+}
+
+fn other(kind: &str) -> AgentSignal {
+    AgentSignal::Event(AgentEvent::Other { kind: kind.into(), data: Default::default() })
 }
 
 /// Says these things without a pause.
-fn says(events: Vec<AgentEvent>) -> AgentStream {
+fn says(events: Vec<AgentSignal>) -> AgentStream {
     futures::stream::iter(events).boxed()
 }
 
 /// Says these things, then nothing more for ever.
-fn hangs(events: Vec<AgentEvent>) -> AgentStream {
+fn hangs(events: Vec<AgentSignal>) -> AgentStream {
     futures::stream::iter(events).chain(futures::stream::pending()).boxed()
 }
 
@@ -110,13 +118,8 @@ impl Gateway {
         let options = Options { clock: clock.clone(), ..Options::default() };
         let store = Arc::new(SqliteStore::open(dir.path(), options).unwrap());
         let hub = Hub::new(store.clone(), Default::default());
-        let info = |name: &str| AgentInfo {
-            name: name.into(),
-            summary: String::new(),
-            default: name == "scripted",
-            max_attempts: 3,
-            retry_on_crash: true,
-        };
+        let info =
+            |name: &str| AgentInfo { name: name.into(), summary: String::new(), default: name == "scripted" };
         let agents = vec![info("scripted"), info("gone")];
         let tasks = Tasks::new(store.clone(), hub.clone(), agents, Default::default());
         let mut config = Config::default();

@@ -32,6 +32,21 @@ async fn a_shutdown_lets_tasks_end_and_gives_back_those_that_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_may_not_be_run_again_fails_when_the_shutdown_breaks_it_off() {
+    let mut gateway = Gateway::with(|_| hangs(vec![chunk("a")]), |_, agent| agent.retry_on_crash = false);
+    gateway.start();
+    let task = gateway.submit("x").await;
+    sleep(SECOND).await;
+    gateway.stop().await;
+    assert_eq!(gateway.record(task).await.state, TaskState::Failed);
+    let (end, error_type) = gateway.failure(task).await;
+    assert_eq!((error_type.as_str(), end.position), ("abandoned", Position { attempt: 1, seq: 3 }));
+    let data: Value = serde_json::from_str(&end.data).unwrap();
+    assert_eq!((&data["error"], &data["recoverable"]), (&json!("the gateway stopped"), &json!(true)));
+    assert!(gateway.store.claim(5, SECOND).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_pool_stops_at_once() {
     let mut gateway = Gateway::new(|_| says(Vec::new()));
     gateway.start();
@@ -75,12 +90,9 @@ fn what_happens_is_counted_under_bounded_labels() {
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let mut gateway = Gateway::new(|turn| match turn.input.text().as_str() {
-                "fail" => says(vec![AgentEvent::failed(ErrorType::AgentError, "no")]),
+                "fail" => says(vec![failed("no")]),
                 "hang" => hangs(Vec::new()),
-                text => says(vec![
-                    AgentEvent::Other { kind: format!("invented_{text}").into(), data: Default::default() },
-                    completed(text),
-                ]),
+                text => says(vec![other(&format!("invented_{text}")), completed(text)]),
             });
             gateway.start();
             for text in ["a", "b", "fail"] {

@@ -25,6 +25,7 @@ impl HttpAdapter for Steady {
                 None => Err(Error::NotFound("nothing under that key".into())),
             },
             (_, "/steady/slow") => slow(&request, reply),
+            (_, "/steady/tasks/{session}") => submit(&request, reply),
             (_, route) => Err(Error::NotFound(format!("{route} is not served"))),
         }
     }
@@ -48,6 +49,16 @@ fn slow(request: &Request, reply: Reply) -> Result<()> {
     body.write("end\n")
 }
 
+/// Submits the body as a turn of the session.
+fn submit(request: &Request, reply: Reply) -> Result<()> {
+    let input: serde_json::Map<String, serde_json::Value> = request.json()?;
+    let session = request.param("session").ok_or_else(|| Error::field("session", "is missing"))?;
+    let kind = input.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default();
+    let task = Task::of_kind(kind).session(session);
+    let submitted = input.iter().fold(task, |task, (field, content)| task.input(field, content)).submit()?;
+    reply.json(202, &serde_json::json!({ "task_id": submitted.id.to_string() }))
+}
+
 plugway_sdk::export!(
     Steady: http,
     routes = [
@@ -56,6 +67,7 @@ plugway_sdk::export!(
         "GET /steady/slow" by plugin,
         "PUT /steady/kv/{key}" by plugin,
         "GET /steady/kv/{key}" by plugin,
+        "POST /steady/tasks/{session}" by plugin,
         "POST /steady/locked",
         "GET /steady/caller"
     ]
