@@ -77,6 +77,7 @@ impl Responder {
             pieces: receiver,
             finished: finished.clone(),
             gone: Some(self.peer_gone.clone().drop_guard()),
+            flushed: false,
         });
         self.answer(status, headers, body);
         Ok(Body { pieces, finished })
@@ -170,6 +171,8 @@ enum Kind {
         finished: Arc<AtomicBool>,
         /// Tells the guest when hyper drops the body before its end.
         gone: Option<DropGuard>,
+        /// What came before the cut has had time to go out.
+        flushed: bool,
     },
 }
 
@@ -208,14 +211,21 @@ impl http_body::Body for ExchangeBody {
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut self.0 {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Stream { pieces, finished, gone } => match ready!(pieces.poll_recv(cx)) {
+            Kind::Stream { pieces, finished, gone, flushed } => match ready!(pieces.poll_recv(cx)) {
                 Some(piece) => Poll::Ready(Some(Ok(Frame::data(join_waiting(piece, pieces))))),
                 None => {
                     if let Some(gone) = gone.take() {
                         gone.disarm();
                     }
-                    let clean = finished.load(Ordering::Acquire);
-                    Poll::Ready((!clean).then_some(Err(CutOff)))
+                    if finished.load(Ordering::Acquire) {
+                        return Poll::Ready(None);
+                    }
+                    if !std::mem::replace(flushed, true) {
+                        // An error makes hyper forget what it has not written yet: it gets a turn to do so.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Some(Err(CutOff)))
                 }
             },
         }
