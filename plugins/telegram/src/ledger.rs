@@ -35,9 +35,12 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sent {
     pub(crate) id: i64,
-    /// Hash of what it says, if it was sent once and not edited since.
+    /// Hash of what it says (see `Mark`), if that is its last word and no edit is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hash: Option<u64>,
+    /// Telegram did not take its formatting.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) plain: bool,
 }
 
 impl Ledger {

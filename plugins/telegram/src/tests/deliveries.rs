@@ -1,6 +1,7 @@
 //! What a chat looks like while an answer grows, and after.
 
 use super::bot_api::{Fault, Stage, group, long_text, private, words};
+use crate::said::RENDERED;
 use plugway_sdk::{
     Failure, Reason,
     host::Level,
@@ -164,6 +165,21 @@ fn formatting_is_sent_as_markdownv2_and_as_plain_text_where_telegram_refuses_it(
         callback["messages"][0],
         json!({"chat_id": 5, "text": text, "parse_mode": null, "reply_to_message_id": 11})
     );
+}
+
+#[test]
+fn a_settled_message_that_is_refused_for_its_formatting_does_not_hold_up_growth() {
+    let text = format!("**Bold** {}", long_text(6_000));
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words(&text, 100));
+    stage.plan(|_, call| {
+        call.body.get("parse_mode").map(|_| Fault::Refuse(400, "Bad Request: can't parse entities: no"))
+    });
+    stage.deliver(&task, &[]).unwrap();
+    assert_eq!(stage.texts().join(" ").replace('\n', " "), text.replace('\n', " "));
+    let second = stage.world.borrow().messages[1].clone();
+    assert!(second.edits > 5, "the second message grew by {} edits", second.edits);
+    assert_eq!(stage.mock.webhooks()[0].body["messages"][0]["parse_mode"], Value::Null);
 }
 
 #[test]
@@ -427,6 +443,35 @@ fn a_long_pause_is_left_to_the_host() {
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));
     assert!(stage.mock.now().duration_since(asked).unwrap() >= seconds(300));
+}
+
+#[test]
+fn what_the_chat_says_already_is_not_rendered_again() {
+    let text = long_text(40_000);
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words(&text, 10));
+    stage.plan(|_, call| {
+        (call.method == "sendMessage" && call.body["text"].as_str()?.contains("word3900 "))
+            .then_some(Fault::Flood(600))
+    });
+    RENDERED.set(0);
+    stage.mock.deliver(&crate::Telegram, &task).unwrap_err();
+    let calls = stage.calls("sendMessage").len() + stage.calls("editMessageText").len();
+    assert!(
+        calls > 10 && RENDERED.get() <= calls + 20,
+        "{} texts are rendered for {calls} calls",
+        RENDERED.get()
+    );
+
+    stage.mock.advance(seconds(600));
+    let calls = stage.world.borrow().calls.len();
+    RENDERED.set(0);
+    stage.mock.deliver(&crate::Telegram, &task).unwrap_err();
+    assert_eq!(
+        (stage.world.borrow().calls.len() - calls, RENDERED.get()),
+        (1, 1),
+        "the one that is not there yet"
+    );
 }
 
 #[test]
