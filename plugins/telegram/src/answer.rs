@@ -51,6 +51,8 @@ pub(crate) enum Shown {
 /// What a call that was insisted on found.
 enum Called {
     Done(Value),
+    /// Done, but nobody can read what came of it.
+    Unread(String),
     Skipped(Duration),
     Lost,
     /// The message is gone.
@@ -135,8 +137,10 @@ impl Answer {
                 pacing::pause(&self.chat_key(), pause);
                 Shown::Skipped(pause)
             }
-            Err(Problem::NotDone(_) | Problem::Unknown(_)) => Shown::Skipped(Duration::ZERO),
-            Err(Problem::Refused(Refusal::Entities, _)) if said.formatted => {
+            Err(Problem::NotDone(_) | Problem::Unknown(_) | Problem::Unread(_)) => {
+                Shown::Skipped(Duration::ZERO)
+            }
+            Err(Problem::Refused(Refusal::Other, _)) if said.formatted => {
                 self.plain_growth = true;
                 Shown::Skipped(Duration::ZERO)
             }
@@ -233,7 +237,7 @@ impl Answer {
                     return Ok(Shown::Yes);
                 }
                 Called::Skipped(pause) => return Ok(Shown::Skipped(pause)),
-                Called::Lost => return Ok(Shown::Lost),
+                Called::Unread(_) | Called::Lost => return Ok(Shown::Lost),
                 Called::NoMessage => {
                     info!("message {id} in chat {} is gone, sending it anew", self.chat);
                     self.ledger.page.sent[index].id = GONE;
@@ -272,6 +276,17 @@ impl Answer {
                 self.note(index, id, text);
                 // Without an id it can't be edited, so it had better be the last word.
                 Ok(if id == GONE && grows { Shown::Lost } else { Shown::Yes })
+            }
+            Ok(Called::Unread(why)) => {
+                self.note(index, GONE, text);
+                // What can't be edited is sent again when the answer is there.
+                if grows {
+                    self.ledger.maybe_twice(&why);
+                    Ok(Shown::Lost)
+                } else {
+                    self.ledger.unread(&why);
+                    Ok(Shown::Yes)
+                }
             }
             Ok(Called::Skipped(pause)) => Ok(Shown::Skipped(pause)),
             Ok(Called::Lost | Called::NoMessage) => Ok(Shown::Lost),
@@ -347,7 +362,8 @@ impl Answer {
                     }
                     pauses.next().ok_or(Failure::Retry(Duration::from_secs(30)))?
                 }
-                Err(Problem::Unknown(why)) => {
+                Err(Problem::Unread(why)) if sends => return Ok(Called::Unread(why)),
+                Err(Problem::Unknown(why) | Problem::Unread(why)) => {
                     if sends {
                         self.ledger.maybe_twice(&why);
                         self.ledger.save()?;
@@ -363,8 +379,8 @@ impl Answer {
                 }
                 Err(Problem::Refused(Refusal::NotModified, _)) => return Ok(Called::Done(Value::Null)),
                 Err(Problem::Refused(Refusal::NoMessage, _)) if !sends => return Ok(Called::NoMessage),
-                Err(Problem::Refused(Refusal::Entities, why)) if is_formatted(text.as_deref()) => {
-                    info!("Telegram does not take the formatting, sending plain text: {why}");
+                Err(Problem::Refused(Refusal::Other, why)) if is_formatted(text.as_deref()) => {
+                    info!("Telegram does not take the message, sending it as plain text: {why}");
                     if let Some(text) = &mut text {
                         self.refused.push(text.mark);
                         self.plain_growth |= text.mark.grows;

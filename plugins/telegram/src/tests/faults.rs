@@ -6,11 +6,12 @@ use plugway_sdk::{TaskId, host::Level, mock::Script};
 use serde_json::json;
 use std::time::Duration;
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 8] = [
     Fault::Flood(3),
     Fault::Flood(120),
     Fault::Server,
     Fault::Unreachable,
+    Fault::Page(403),
     Fault::CutBefore,
     Fault::CutAfter,
     Fault::TimeoutAfter,
