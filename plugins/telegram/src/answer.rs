@@ -7,6 +7,7 @@ use crate::{
     bot::{Bot, Problem, Refusal},
     chunk::Chunk,
     config::{Config, ReplyTo},
+    flood,
     ledger::{Ledger, Sent},
     said::{Mark, Said},
     words,
@@ -22,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to wait for a turn or a pause here; beyond it the host calls again later.
-const LONGEST_WAIT: Duration = Duration::from_secs(65);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(65);
 /// Waits after something did not work, before the host is asked to call again later.
 const PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
 
@@ -86,7 +87,7 @@ impl Answer {
         let ledger = Ledger::open(&task.id)?;
         let mark = |hash| Mark { hash, grows: false };
         let shows = ledger.page.sent.iter().map(|sent| sent.hash.map(mark)).collect();
-        Ok(Self {
+        let answer = Self {
             bot: Bot::new(config),
             chat: address.chat_id,
             thread: address.thread,
@@ -98,7 +99,11 @@ impl Answer {
             refused: Vec::new(),
             spoken: Vec::new(),
             said: Vec::new(),
-        })
+        };
+        if !answer.is_done() {
+            flood::recall(&answer.chat_key())?;
+        }
+        Ok(answer)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -134,7 +139,7 @@ impl Answer {
         match self.bot.call("sendMessageDraft", &self.to_chat(body), ACTION_TIMEOUT) {
             Ok(_) => Shown::Yes,
             Err(Problem::Flood(pause)) => {
-                pacing::pause(&self.chat_key(), pause);
+                flood::pause(&self.chat_key(), pause);
                 Shown::Skipped(pause)
             }
             Err(Problem::NotDone(_) | Problem::Unknown(_) | Problem::Unread(_)) => {
@@ -346,7 +351,7 @@ impl Answer {
             let pause = match self.bot.call(method, &body, CALL_TIMEOUT) {
                 Ok(result) => return Ok(Called::Done(result)),
                 Err(Problem::Flood(pause)) => {
-                    pacing::pause(&self.chat_key(), pause);
+                    flood::pause(&self.chat_key(), pause);
                     if patience == Patience::Skip {
                         return Ok(Called::Skipped(pause));
                     }

@@ -9,6 +9,7 @@
 //! | `delivery` | following a task, and when to show what |
 //! | `answer`, `said` | the messages that make up one answer: sent once, edited, deleted; their text |
 //! | `ledger` | what of it is in the chat already, kept across restarts |
+//! | `flood` | pauses that Telegram asks for, kept across restarts |
 //! | `bot` | the Bot API: calls, and what its answers mean |
 //! | `chunk` | text to messages |
 //! | `markdown`, `inline` | Markdown to MarkdownV2: blocks, and what stands in a line |
@@ -25,6 +26,7 @@ mod chunk;
 mod command;
 mod config;
 mod delivery;
+mod flood;
 mod inline;
 mod ledger;
 mod markdown;

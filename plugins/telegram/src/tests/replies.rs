@@ -271,3 +271,21 @@ fn a_long_pause_is_left_to_the_host() {
     assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));
     assert!(stage.mock.now().duration_since(asked).unwrap() >= seconds(300));
 }
+
+#[test]
+fn a_long_pause_outlives_a_restart() {
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words("Hi.", 10));
+    stage.fail_call(1, Fault::Flood(300));
+    stage.mock.deliver(&crate::Telegram, &task).unwrap_err();
+    let pause: Value = stage.mock.stored("pause/chat/5").unwrap();
+
+    let stage = Stage::new(json!({}));
+    plugway_sdk::kv::put_json("pause/chat/5", &pause, None).unwrap();
+    let task = stage.ask(&private(), words("Hi.", 10));
+    let asked = stage.mock.now();
+    stage.deliver(&task, &[]).unwrap();
+    let sends = stage.calls("sendMessage");
+    assert_eq!(sends.len(), 1);
+    assert!(sends[0].at.duration_since(asked).unwrap() >= seconds(299));
+}
