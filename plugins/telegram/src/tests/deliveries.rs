@@ -53,7 +53,7 @@ fn an_answer_grows_by_edits_that_end_in_a_cursor() {
 
 #[test]
 fn edits_in_a_group_are_three_seconds_apart_whatever_is_configured() {
-    let stage = Stage::new(json!({"edit_interval_ms": 100}));
+    let stage = Stage::new(json!({"edit_interval_ms": 1000}));
     let task = stage.ask(&group(), words(&long_text(600), 100));
     stage.deliver(&task, &[]).unwrap();
     let edits = stage.calls("editMessageText");
@@ -344,7 +344,7 @@ fn what_the_chat_says_already_is_not_rendered_again() {
 
 #[test]
 fn a_chat_gets_at_most_one_call_a_second() {
-    let stage = Stage::new(json!({"edit_interval_ms": 100}));
+    let stage = Stage::new(json!({"edit_interval_ms": 1000}));
     let task = stage.ask(&private(), words(&long_text(9_000), 30));
     stage.deliver(&task, &[]).unwrap();
     let world = stage.world.borrow();

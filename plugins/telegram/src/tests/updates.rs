@@ -190,9 +190,12 @@ fn the_configuration_is_checked_by_name() {
     let _mock = Mock::new();
     let check = |config: Value| crate::Telegram::check(&config.to_string());
     assert_eq!(check(json!({})), Ok(()));
+    assert_eq!(check(json!({"edit_interval_ms": 1000})), Ok(()));
     assert_eq!(check(json!({"allowed_users": "1, @ada,bob", "allowed_chats": [-100, "7"]})), Ok(()));
     for (config, field) in [
         (json!({"edit_interval_ms": "fast"}), "edit_interval_ms"),
+        (json!({"edit_interval_ms": 0}), "edit_interval_ms"),
+        (json!({"edit_interval_ms": 999}), "edit_interval_ms"),
         (json!({"streem": true}), "streem"),
         (json!({"api_base": "api.telegram.org"}), "api_base"),
         (json!({"allowed_chats": ["family"]}), "allowed_chats"),
