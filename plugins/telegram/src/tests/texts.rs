@@ -181,8 +181,25 @@ fn markup() -> impl Strategy<Value = String> {
         .prop_map(|(pieces, times)| pieces.concat().repeat(times))
 }
 
-fn letters(text: &str) -> String {
-    text.chars().filter(|char| char.is_alphanumeric()).collect()
+/// What a text says: all of it but white space and what marks code, emphasis, headings and escapes. Brackets and addresses
+/// of links, and languages of code, are in the rendered text where they are in its source.
+fn characters(text: &str) -> String {
+    let is_said = |char: &char| !char.is_whitespace() && !['*', '_', '~', '`', '#', '\\'].contains(char);
+    text.chars().filter(is_said).collect()
+}
+
+/// A text without white space, and without the lines that open and close blocks of code.
+fn without_fences(text: &str) -> String {
+    let mut open: Option<Fence> = None;
+    let mut said = String::new();
+    for line in text.lines() {
+        match &open {
+            Some(fence) if fence.closes(line) => open = None,
+            None if Fence::opening(line).is_some() => open = Fence::opening(line),
+            _ => said.extend(line.chars().filter(|char| !char.is_whitespace())),
+        }
+    }
+    said
 }
 
 proptest! {
@@ -190,14 +207,12 @@ proptest! {
 
     #[test]
     fn chunks_are_the_text_in_order_and_whole(text in markup()) {
+        // A line that is cut may begin a block where it goes on.
+        prop_assume!(text.lines().all(|line| line.len() < 3000 || !(line.contains("```") || line.contains("~~~"))));
         let chunks = split(&text);
-        let mut at = 0;
-        for chunk in &chunks {
-            prop_assert_eq!(chunk.range.start, at);
-            at = chunk.range.end;
-            prop_assert!(!chunk.source.trim().is_empty());
-        }
-        prop_assert!(chunks.is_empty() && text.trim().is_empty() || at == text.len());
+        prop_assert!(chunks.iter().all(|chunk| !chunk.source.trim().is_empty()));
+        let sent: String = chunks.iter().map(|chunk| without_fences(&chunk.source)).collect();
+        prop_assert_eq!(sent, without_fences(&text));
     }
 
     #[test]
@@ -238,15 +253,11 @@ proptest! {
             prop_assert_eq!(&rendered.text, &text);
             return Ok(());
         }
-        let read = read(&rendered.text).map_err(TestCaseError::fail)?;
-        let mut source = letters(&text);
-        let mut visible = letters(&read.visible);
-        // Addresses of links and languages of code are there, but not to be seen.
-        for hidden in ["httpsaexampleabc", "rust"] {
-            source = source.replace(hidden, "");
-            visible = visible.replace(hidden, "");
-        }
-        prop_assert_eq!(visible, source);
+        read(&rendered.text).map_err(TestCaseError::fail)?;
+        // Of the line that opens a block of code the language is kept.
+        let opening = |line| Fence::opening(line).is_none_or(|fence| characters(line) == characters(&fence.reopen()));
+        prop_assume!(text.lines().all(opening));
+        prop_assert_eq!(characters(&rendered.text), characters(&text));
     }
 
     #[test]
