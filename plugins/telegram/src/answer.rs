@@ -19,7 +19,6 @@ use std::time::Duration;
 /// Stands for the id of a message that can't be edited: the user has deleted it, or the server did not tell its id.
 const GONE: i64 = 0;
 
-const SECOND: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to wait for a turn or a pause here; beyond it the host calls again later.
@@ -101,7 +100,7 @@ impl Answer {
             said: Vec::new(),
         };
         if !answer.is_done() {
-            flood::recall(&answer.chat_key())?;
+            flood::recall(answer.chat)?;
         }
         Ok(answer)
     }
@@ -122,14 +121,14 @@ impl Answer {
 
     /// "Typing…" for five seconds. Whether it works never matters.
     pub(crate) fn typing(&self) {
-        if !self.mute && self.turn(&[("all", 30, SECOND)], Duration::ZERO) {
+        if !self.mute && flood::turn_outside_of_chats() {
             _ = self.bot.call("sendChatAction", &self.to_chat(json!({"action": "typing"})), ACTION_TIMEOUT);
         }
     }
 
     /// Shows a text that grows as a draft. `Lost` if drafts don't work here.
     pub(crate) fn draft(&mut self, text: &str) -> Shown {
-        if !self.chat_turn(Duration::ZERO) {
+        if !self.turn(Duration::ZERO) {
             return Shown::Skipped(Duration::ZERO);
         }
         let said = self.text(text, true);
@@ -139,7 +138,7 @@ impl Answer {
         match self.bot.call("sendMessageDraft", &self.to_chat(body), ACTION_TIMEOUT) {
             Ok(_) => Shown::Yes,
             Err(Problem::Flood(pause)) => {
-                flood::pause(&self.chat_key(), pause);
+                flood::pause(self.chat, pause);
                 Shown::Skipped(pause)
             }
             Err(Problem::NotDone(_) | Problem::Unknown(_) | Problem::Unread(_)) => {
@@ -334,7 +333,7 @@ impl Answer {
         let mut pauses = PAUSES.iter().copied().map(Duration::from_secs);
         loop {
             let turn = if patience == Patience::Wait { LONGEST_WAIT } else { Duration::ZERO };
-            if !self.chat_turn(turn) {
+            if !self.turn(turn) {
                 return match patience {
                     Patience::Skip => Ok(Called::Skipped(Duration::ZERO)),
                     Patience::Wait => Err(Failure::Retry(LONGEST_WAIT)),
@@ -351,7 +350,7 @@ impl Answer {
             let pause = match self.bot.call(method, &body, CALL_TIMEOUT) {
                 Ok(result) => return Ok(Called::Done(result)),
                 Err(Problem::Flood(pause)) => {
-                    flood::pause(&self.chat_key(), pause);
+                    flood::pause(self.chat, pause);
                     if patience == Patience::Skip {
                         return Ok(Called::Skipped(pause));
                     }
@@ -421,23 +420,8 @@ impl Answer {
         body
     }
 
-    fn chat_key(&self) -> String {
-        format!("chat/{}", self.chat)
-    }
-
-    /// A turn within Telegram's limits: one message a second in a chat, 20 a minute in a group, 30 a second in all.
-    fn chat_turn(&self, longest: Duration) -> bool {
-        let (chat, group) = (self.chat_key(), format!("group/{}", self.chat));
-        let mut limits = vec![(chat.as_str(), 1, SECOND)];
-        if self.address.group {
-            limits.push((group.as_str(), 20, Duration::from_secs(60)));
-        }
-        limits.push(("all", 30, SECOND));
-        self.turn(&limits, longest)
-    }
-
-    fn turn(&self, limits: &[(&str, u32, Duration)], longest: Duration) -> bool {
-        limits.iter().all(|(key, count, per)| pacing::acquire(key, *count, *per, longest))
+    fn turn(&self, longest: Duration) -> bool {
+        flood::turn(self.chat, self.address.group, longest)
     }
 }
 

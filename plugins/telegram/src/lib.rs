@@ -9,7 +9,7 @@
 //! | `delivery` | following a task, and when to show what |
 //! | `answer`, `said` | the messages that make up one answer: sent once, edited, deleted; their text |
 //! | `ledger` | what of it is in the chat already, kept across restarts |
-//! | `flood` | pauses that Telegram asks for, kept across restarts |
+//! | `flood` | Telegram's limits, and the pauses that it asks for, kept across restarts |
 //! | `bot` | the Bot API: calls, and what its answers mean |
 //! | `chunk` | text to messages |
 //! | `markdown`, `inline` | Markdown to MarkdownV2: blocks, and what stands in a line |

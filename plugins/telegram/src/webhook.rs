@@ -6,6 +6,7 @@ use crate::{
     address::Address,
     command::{Command, Intent, intent},
     config::Config,
+    flood,
     session::Place,
     update::{Message, Stopped, Update},
     words,
@@ -206,8 +207,9 @@ fn cancel(update: i64, place: Place) -> Result<bool> {
 }
 
 /// A message by the answer to the webhook: Telegram carries it out if it gets the answer, and asks again if it does not.
-/// So it is said once, and costs no request.
+/// So it is said once, and costs no request. It counts towards the chat's limit, so the next message has to wait.
 fn say(message: &Message, place: Place, status: &str, text: &str) -> Value {
+    flood::turn(place.chat, message.chat.is_group(), Duration::ZERO);
     let mut answer = json!({"status": status, "method": "sendMessage", "chat_id": place.chat, "text": text});
     if let Some(topic) = place.topic {
         answer["message_thread_id"] = topic.into();

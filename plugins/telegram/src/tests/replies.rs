@@ -260,6 +260,16 @@ fn growth_is_skipped_under_flood_control_and_the_answer_waits_for_its_end() {
 }
 
 #[test]
+fn an_answer_waits_its_turn_after_a_reply_of_the_bot_itself() {
+    let stage = Stage::new(json!({"stream": false}));
+    stage.webhook(&super::bot_api::update(1, &private(), "/help"));
+    let helped = stage.mock.now();
+    let task = stage.ask(&private(), Script::reply(["Hi."]));
+    stage.deliver(&task, &[]).unwrap();
+    assert!(stage.calls("sendMessage")[0].at.duration_since(helped).unwrap() >= seconds(1));
+}
+
+#[test]
 fn a_long_pause_is_left_to_the_host() {
     let stage = Stage::new(json!({}));
     let task = stage.ask(&private(), words("Hi.", 10));
