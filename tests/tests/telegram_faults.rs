@@ -129,6 +129,19 @@ async fn entities_that_telegram_refuses_are_sent_as_plain_text() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_proxy_is_no_refusal() {
+    for status in [302, 403, 413] {
+        let bot = BotApi::start().await;
+        let _gateway = bot.gateway(|builder| builder.set("plugins.telegram.config.stream", false)).await;
+        bot.fail(Rule::next("sendMessage", Fault::Status(status))).await;
+        bot.says(7, "/words 20").await;
+        bot.chat_when(7, |messages| messages.iter().any(|message| message.text == words(20))).await;
+        bot.assert_failed_as_told().await;
+        assert_answered_once(&bot, 7, &words(20), &format!("a page with status {status}")).await;
+    }
+}
+
+#[tokio::test]
 async fn a_topic_that_is_gone_is_answered_outside_of_it() {
     let bot = BotApi::start().await;
     let _gateway = bot.gateway(|builder| builder).await;

@@ -7,8 +7,9 @@ use crate::{
     bot::{Bot, Problem, Refusal},
     chunk::Chunk,
     config::{Config, ReplyTo},
+    flood,
     ledger::{Ledger, Sent},
-    said::Said,
+    said::{Mark, Said},
     words,
 };
 use plugway_sdk::prelude::*;
@@ -18,11 +19,10 @@ use std::time::Duration;
 /// Stands for the id of a message that can't be edited: the user has deleted it, or the server did not tell its id.
 const GONE: i64 = 0;
 
-const SECOND: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to wait for a turn or a pause here; beyond it the host calls again later.
-const LONGEST_WAIT: Duration = Duration::from_secs(65);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(65);
 /// Waits after something did not work, before the host is asked to call again later.
 const PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
 
@@ -51,6 +51,8 @@ pub(crate) enum Shown {
 /// What a call that was insisted on found.
 enum Called {
     Done(Value),
+    /// Done, but nobody can read what came of it.
+    Unread(String),
     Skipped(Duration),
     Lost,
     /// The message is gone.
@@ -67,19 +69,24 @@ pub(crate) struct Answer {
     ledger: Ledger,
     /// Without a token nothing can be said in the chat; whoever takes the result callback may do it.
     mute: bool,
-    /// Hash of what each message shows, as far as it is known.
-    shows: Vec<Option<u64>>,
+    /// What each message shows, as far as it is known.
+    shows: Vec<Option<Mark>>,
     /// Telegram did not take the formatting of a text that grows: the next ones go without, up to the last.
     plain_growth: bool,
-    /// What the last pass sent, for the callback.
+    /// Whose formatting it did not take.
+    refused: Vec<Mark>,
+    /// What messages said that are not to change again, so that they need not be rendered again.
+    spoken: Vec<Said>,
+    /// What the whole answer says, for the callback.
     pub(crate) said: Vec<Said>,
 }
 
 impl Answer {
     pub(crate) fn open(task: &TaskRef, address: Address, config: &Config) -> Result<Self, Failure> {
         let ledger = Ledger::open(&task.id)?;
-        let shows = ledger.page.sent.iter().map(|sent| sent.hash).collect();
-        Ok(Self {
+        let mark = |hash| Mark { hash, grows: false };
+        let shows = ledger.page.sent.iter().map(|sent| sent.hash.map(mark)).collect();
+        let answer = Self {
             bot: Bot::new(config),
             chat: address.chat_id,
             thread: address.thread,
@@ -88,8 +95,14 @@ impl Answer {
             mute: !host::has_secret("bot_token"),
             shows,
             plain_growth: false,
+            refused: Vec::new(),
+            spoken: Vec::new(),
             said: Vec::new(),
-        })
+        };
+        if !answer.is_done() {
+            flood::recall(answer.chat)?;
+        }
+        Ok(answer)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -108,31 +121,30 @@ impl Answer {
 
     /// "Typing…" for five seconds. Whether it works never matters.
     pub(crate) fn typing(&self) {
-        if !self.mute && self.turn(&[("all", 30, SECOND)], Duration::ZERO) {
+        if !self.mute && flood::turn_outside_of_chats() {
             _ = self.bot.call("sendChatAction", &self.to_chat(json!({"action": "typing"})), ACTION_TIMEOUT);
         }
     }
 
     /// Shows a text that grows as a draft. `Lost` if drafts don't work here.
     pub(crate) fn draft(&mut self, text: &str) -> Shown {
-        if !self.chat_turn(Duration::ZERO) {
+        if !self.turn(Duration::ZERO) {
             return Shown::Skipped(Duration::ZERO);
         }
-        let mut said = Said::new(text, true);
-        if self.plain_growth {
-            said.unformat();
-        }
+        let said = self.text(text, true);
         let mut body =
             json!({"draft_id": self.address.message_id.max(1), "can_stop": true, "keep_on_stop": true});
         said.put_into(&mut body);
         match self.bot.call("sendMessageDraft", &self.to_chat(body), ACTION_TIMEOUT) {
             Ok(_) => Shown::Yes,
             Err(Problem::Flood(pause)) => {
-                pacing::pause(&self.chat_key(), pause);
+                flood::pause(self.chat, pause);
                 Shown::Skipped(pause)
             }
-            Err(Problem::NotDone(_) | Problem::Unknown(_)) => Shown::Skipped(Duration::ZERO),
-            Err(Problem::Refused(Refusal::Entities, _)) if said.formatted => {
+            Err(Problem::NotDone(_) | Problem::Unknown(_) | Problem::Unread(_)) => {
+                Shown::Skipped(Duration::ZERO)
+            }
+            Err(Problem::Refused(Refusal::Other, _)) if said.formatted => {
                 self.plain_growth = true;
                 Shown::Skipped(Duration::ZERO)
             }
@@ -148,12 +160,9 @@ impl Answer {
         let last = chunks.len().saturating_sub(1);
         let until = if tail { chunks.len() } else { last };
         for (index, chunk) in chunks[..until].iter().enumerate() {
-            let mut text = Said::new(&chunk.source, index == last);
-            if self.plain_growth && index == last {
-                text.unformat();
-            }
-            if !self.says(index, &text) {
-                let shown = self.place(index, &mut text, Patience::Skip, index < last)?;
+            let grows = index == last;
+            if !self.says(index, Mark::of(&chunk.source, grows)) {
+                let shown = self.place(index, self.text(&chunk.source, grows), Patience::Skip)?;
                 return Ok(if shown == Shown::Yes && index + 1 < until { Shown::Partly } else { shown });
             }
         }
@@ -162,18 +171,29 @@ impl Answer {
 
     /// Brings the chat to the whole answer, and waits for it.
     pub(crate) fn finish(&mut self, chunks: &[Chunk]) -> Result<(), Failure> {
-        self.said.clear();
         for (index, chunk) in chunks.iter().enumerate() {
-            let mut text = Said::new(&chunk.source, false);
-            if !self.mute && !self.says(index, &text) {
-                self.place(index, &mut text, Patience::Wait, true)?;
+            if !self.mute && !self.says(index, Mark::of(&chunk.source, false)) {
+                self.place(index, self.text(&chunk.source, false), Patience::Wait)?;
             }
-            self.said.push(text);
         }
         while !self.mute && self.shows.len() > chunks.len() {
             self.remove_last()?;
         }
+        self.said = chunks.iter().enumerate().map(|(index, chunk)| self.spoken(index, chunk)).collect();
         Ok(())
+    }
+
+    /// What message number `index` says in the end.
+    fn spoken(&mut self, index: usize, chunk: &Chunk) -> Said {
+        let mark = Mark::of(&chunk.source, false);
+        if let Some(said) = self.spoken.iter().position(|said| said.mark == mark) {
+            return self.spoken.swap_remove(said);
+        }
+        let mut said = Said::new(&chunk.source, false);
+        if self.ledger.page.sent.get(index).is_some_and(|sent| sent.plain) {
+            said.unformat();
+        }
+        said
     }
 
     /// All is in the chat.
@@ -192,18 +212,21 @@ impl Answer {
         replies.then_some(self.address.message_id)
     }
 
-    fn says(&self, index: usize, text: &Said) -> bool {
-        self.shows.get(index).copied().flatten() == Some(text.hash())
+    fn says(&self, index: usize, mark: Mark) -> bool {
+        self.shows.get(index).copied().flatten() == Some(mark)
+    }
+
+    /// A chunk as it is sent, as far as Telegram takes it.
+    fn text(&self, source: &str, grows: bool) -> Said {
+        let mut text = Said::new(source, grows);
+        if (grows && self.plain_growth) || self.refused.contains(&text.mark) {
+            text.unformat();
+        }
+        text
     }
 
     /// Makes message number `index` say this.
-    fn place(
-        &mut self,
-        index: usize,
-        text: &mut Said,
-        patience: Patience,
-        last_word: bool,
-    ) -> Result<Shown, Failure> {
+    fn place(&mut self, index: usize, mut text: Said, patience: Patience) -> Result<Shown, Failure> {
         if let Some(sent) = self.ledger.page.sent.get_mut(index)
             && sent.id != GONE
         {
@@ -212,48 +235,62 @@ impl Answer {
                 self.ledger.save()?;
             }
             self.shows[index] = None;
-            match self.call("editMessageText", json!({"message_id": id}), Some(&mut *text), patience)? {
+            match self.call("editMessageText", json!({"message_id": id}), Some(&mut text), patience)? {
                 Called::Done(_) => {
-                    self.shows[index] = Some(text.hash());
+                    self.note(index, id, text);
                     return Ok(Shown::Yes);
                 }
                 Called::Skipped(pause) => return Ok(Shown::Skipped(pause)),
-                Called::Lost => return Ok(Shown::Lost),
+                Called::Unread(_) | Called::Lost => return Ok(Shown::Lost),
                 Called::NoMessage => {
                     info!("message {id} in chat {} is gone, sending it anew", self.chat);
                     self.ledger.page.sent[index].id = GONE;
                 }
             }
         }
-        self.send(index, text, patience, last_word)
+        self.send(index, text, patience)
     }
 
-    fn send(
-        &mut self,
-        index: usize,
-        text: &mut Said,
-        patience: Patience,
-        last_word: bool,
-    ) -> Result<Shown, Failure> {
+    /// Takes note of what message number `index` says now. The ledger has it with what is stored next.
+    fn note(&mut self, index: usize, id: i64, text: Said) {
+        let hash = (!text.mark.grows).then_some(text.mark.hash);
+        let (sent, mark) = (Sent { id, hash, plain: text.refused }, Some(text.mark));
+        if index < self.shows.len() {
+            (self.ledger.page.sent[index], self.shows[index]) = (sent, mark);
+        } else {
+            self.ledger.page.sent.push(sent);
+            self.shows.push(mark);
+        }
+        if !text.mark.grows {
+            self.spoken.push(text);
+        }
+    }
+
+    fn send(&mut self, index: usize, mut text: Said, patience: Patience) -> Result<Shown, Failure> {
         let mut body = json!({});
         if let Some(id) = self.replies_to(index) {
             body["reply_parameters"] = json!({"message_id": id, "allow_sending_without_reply": true});
         }
-        let called = self.call("sendMessage", body, Some(&mut *text), patience);
+        let called = self.call("sendMessage", body, Some(&mut text), patience);
+        let grows = text.mark.grows;
         let sending = std::mem::take(&mut self.ledger.page.sending);
         let shown = match called {
             Ok(Called::Done(result)) => {
                 let id = result["message_id"].as_i64().unwrap_or(GONE);
-                let sent = Sent { id, hash: last_word.then(|| text.hash()) };
-                if index < self.shows.len() {
-                    self.ledger.page.sent[index] = sent;
-                    self.shows[index] = Some(text.hash());
-                } else {
-                    self.ledger.page.sent.push(sent);
-                    self.shows.push(Some(text.hash()));
-                }
+                self.note(index, id, text);
                 // Without an id it can't be edited, so it had better be the last word.
-                Ok(if id == GONE && !last_word { Shown::Lost } else { Shown::Yes })
+                Ok(if id == GONE && grows { Shown::Lost } else { Shown::Yes })
+            }
+            Ok(Called::Unread(why)) => {
+                self.note(index, GONE, text);
+                // What can't be edited is sent again when the answer is there.
+                if grows {
+                    self.ledger.maybe_twice(&why);
+                    Ok(Shown::Lost)
+                } else {
+                    self.ledger.unread(&why);
+                    Ok(Shown::Yes)
+                }
             }
             Ok(Called::Skipped(pause)) => Ok(Shown::Skipped(pause)),
             Ok(Called::Lost | Called::NoMessage) => Ok(Shown::Lost),
@@ -296,7 +333,7 @@ impl Answer {
         let mut pauses = PAUSES.iter().copied().map(Duration::from_secs);
         loop {
             let turn = if patience == Patience::Wait { LONGEST_WAIT } else { Duration::ZERO };
-            if !self.chat_turn(turn) {
+            if !self.turn(turn) {
                 return match patience {
                     Patience::Skip => Ok(Called::Skipped(Duration::ZERO)),
                     Patience::Wait => Err(Failure::Retry(LONGEST_WAIT)),
@@ -313,7 +350,7 @@ impl Answer {
             let pause = match self.bot.call(method, &body, CALL_TIMEOUT) {
                 Ok(result) => return Ok(Called::Done(result)),
                 Err(Problem::Flood(pause)) => {
-                    pacing::pause(&self.chat_key(), pause);
+                    flood::pause(self.chat, pause);
                     if patience == Patience::Skip {
                         return Ok(Called::Skipped(pause));
                     }
@@ -329,7 +366,8 @@ impl Answer {
                     }
                     pauses.next().ok_or(Failure::Retry(Duration::from_secs(30)))?
                 }
-                Err(Problem::Unknown(why)) => {
+                Err(Problem::Unread(why)) if sends => return Ok(Called::Unread(why)),
+                Err(Problem::Unknown(why) | Problem::Unread(why)) => {
                     if sends {
                         self.ledger.maybe_twice(&why);
                         self.ledger.save()?;
@@ -345,16 +383,15 @@ impl Answer {
                 }
                 Err(Problem::Refused(Refusal::NotModified, _)) => return Ok(Called::Done(Value::Null)),
                 Err(Problem::Refused(Refusal::NoMessage, _)) if !sends => return Ok(Called::NoMessage),
-                Err(Problem::Refused(Refusal::Entities, why))
-                    if text.as_ref().is_some_and(|text| text.formatted) =>
-                {
-                    info!("Telegram does not take the formatting, sending plain text: {why}");
-                    if patience == Patience::Skip {
-                        self.plain_growth = true;
-                        return Ok(Called::Skipped(Duration::ZERO));
-                    }
+                Err(Problem::Refused(Refusal::Other, why)) if is_formatted(text.as_deref()) => {
+                    info!("Telegram does not take the message, sending it as plain text: {why}");
                     if let Some(text) = &mut text {
+                        self.refused.push(text.mark);
+                        self.plain_growth |= text.mark.grows;
                         text.unformat();
+                    }
+                    if patience == Patience::Skip {
+                        return Ok(Called::Skipped(Duration::ZERO));
                     }
                     Duration::ZERO
                 }
@@ -383,22 +420,11 @@ impl Answer {
         body
     }
 
-    fn chat_key(&self) -> String {
-        format!("chat/{}", self.chat)
+    fn turn(&self, longest: Duration) -> bool {
+        flood::turn(self.chat, self.address.group, longest)
     }
+}
 
-    /// A turn within Telegram's limits: one message a second in a chat, 20 a minute in a group, 30 a second in all.
-    fn chat_turn(&self, longest: Duration) -> bool {
-        let (chat, group) = (self.chat_key(), format!("group/{}", self.chat));
-        let mut limits = vec![(chat.as_str(), 1, SECOND)];
-        if self.address.group {
-            limits.push((group.as_str(), 20, Duration::from_secs(60)));
-        }
-        limits.push(("all", 30, SECOND));
-        self.turn(&limits, longest)
-    }
-
-    fn turn(&self, limits: &[(&str, u32, Duration)], longest: Duration) -> bool {
-        limits.iter().all(|(key, count, per)| pacing::acquire(key, *count, *per, longest))
-    }
+fn is_formatted(text: Option<&Said>) -> bool {
+    text.is_some_and(|text| text.formatted)
 }

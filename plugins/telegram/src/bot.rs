@@ -21,17 +21,17 @@ pub(crate) enum Problem {
     NotDone(String),
     /// Nobody knows: the connection broke, or time ran out.
     Unknown(String),
+    /// It was done, says the status, but what came of it can't be read.
+    Unread(String),
     /// Not under this configuration: origin, secret or token.
     Denied(String),
-    /// Not like this.
+    /// Not like this, says the Bot API itself.
     Refused(Refusal, String),
 }
 
 /// What Telegram has against a call, as far as something follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The text's entities can't be read.
-    Entities,
     /// There is no such topic.
     Thread,
     /// The message already says that.
@@ -40,9 +40,9 @@ pub(crate) enum Refusal {
     NoMessage,
     /// The group has become a supergroup, with another id.
     Moved(i64),
-    /// Blocked, left, or never there.
+    /// Blocked, left, never there, or a topic that is closed.
     NoChat,
-    /// Anything else.
+    /// Anything else: the formatting, if there is some.
     Other,
 }
 
@@ -79,22 +79,22 @@ impl Bot {
             http::Error::Unreachable(why) => Problem::NotDone(why),
             other => Problem::Unknown(other.to_string()),
         })?;
+        // What is not the Bot API's own JSON comes from something in between, and says nothing of the call.
         let answer = serde_json::from_slice::<Answer>(&response.body).ok();
         let code = answer.as_ref().map_or(0, |answer| answer.error_code);
         let status = if response.is_success() && code >= 400 { code } else { response.status };
+        let why = describe(status, answer.as_ref());
         match (status, answer) {
             (200..=299, Some(answer)) if answer.ok => Ok(answer.result),
-            (200..=299, _) => Err(Problem::Unknown("the answer can't be read".to_owned())),
+            (200..=299, None) => Err(Problem::Unread(format!("the answer with status {why} can't be read"))),
             (429, answer) => {
                 let told = answer.and_then(|answer| answer.parameters.retry_after);
                 let header = || response.header("retry-after").and_then(|seconds| seconds.parse().ok());
                 Err(Problem::Flood(Duration::from_secs(told.or_else(header).unwrap_or(1).max(1))))
             }
-            (500.., answer) => Err(Problem::NotDone(describe(status, answer.as_ref()))),
-            (401 | 404, answer) => Err(Problem::Denied(describe(status, answer.as_ref()))),
-            (_, answer) => {
-                Err(Problem::Refused(refusal(status, answer.as_ref()), describe(status, answer.as_ref())))
-            }
+            (401 | 404, Some(answer)) if !answer.ok => Err(Problem::Denied(why)),
+            (400..=499, Some(answer)) if !answer.ok => Err(Problem::Refused(refusal(status, &answer), why)),
+            _ => Err(Problem::NotDone(why)),
         }
     }
 }
@@ -107,18 +107,15 @@ fn describe(status: u16, answer: Option<&Answer>) -> String {
 }
 
 /// Telegram tells its reasons in English sentences only.
-fn refusal(status: u16, answer: Option<&Answer>) -> Refusal {
-    let Some(answer) = answer else { return if status == 403 { Refusal::NoChat } else { Refusal::Other } };
+fn refusal(status: u16, answer: &Answer) -> Refusal {
     if let Some(chat) = answer.parameters.migrate_to_chat_id {
         return Refusal::Moved(chat);
     }
     let description = answer.description.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| description.contains(words));
-    if says(&["can't parse entities", "can't parse message text", "can't find end of"]) {
-        Refusal::Entities
-    } else if says(&["message is not modified"]) {
+    if says(&["message is not modified"]) {
         Refusal::NotModified
-    } else if says(&["thread not found", "topic_deleted", "topic_closed", "topic closed"]) {
+    } else if says(&["thread not found", "topic_deleted"]) {
         Refusal::Thread
     } else if says(&[
         "message to edit not found",
@@ -135,6 +132,8 @@ fn refusal(status: u16, answer: Option<&Answer>) -> Refusal {
             "peer_id_invalid",
             "have no rights to send",
             "not enough rights to send",
+            "topic_closed",
+            "topic closed",
         ])
     {
         Refusal::NoChat

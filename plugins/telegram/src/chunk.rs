@@ -24,13 +24,23 @@ pub(crate) struct Chunk {
     pub(crate) source: String,
     /// Where that part stands in the text.
     pub(crate) range: Range<usize>,
+    /// The block of code that is open there.
+    reopened: Option<Fence>,
 }
 
 /// Splits a text. White space alone makes no message.
 pub(crate) fn split(text: &str) -> Vec<Chunk> {
-    let mut chunks: Vec<Chunk> = Vec::new();
-    let mut fence = None;
-    let mut start = 0;
+    let mut chunks = Vec::new();
+    split_on(&mut chunks, text);
+    chunks
+}
+
+/// Splits a text whose beginning is split already. Its last two pieces are split again: the last one grows, and the line
+/// that closes a block of code may be taken from it by the one before.
+pub(crate) fn split_on(chunks: &mut Vec<Chunk>, text: &str) {
+    let settled = chunks.len().saturating_sub(2);
+    let again = chunks.drain(settled..).next();
+    let (mut start, mut fence) = again.map_or((0, None), |chunk| (chunk.range.start, chunk.reopened));
     while start < text.len() {
         let mut cut = cut(&text[start..], fence.as_ref());
         cut.take_closing(&text[start..]);
@@ -38,7 +48,7 @@ pub(crate) fn split(text: &str) -> Vec<Chunk> {
         let source = source(&text[range.clone()], fence.as_ref(), cut.open.as_ref());
         match chunks.last_mut() {
             _ if !source.trim().is_empty() && !text[range.clone()].trim().is_empty() => {
-                chunks.push(Chunk { source, range: range.clone() });
+                chunks.push(Chunk { source, range: range.clone(), reopened: fence });
             }
             Some(last) => last.range.end = range.end,
             None => {}
@@ -49,7 +59,11 @@ pub(crate) fn split(text: &str) -> Vec<Chunk> {
     if let Some(first) = chunks.first_mut() {
         first.range.start = 0;
     }
-    chunks
+}
+
+/// At least the first so many bytes of a text, so that what comes after them costs nothing.
+fn beginning(text: &str, bytes: usize) -> &str {
+    (bytes..text.len()).find(|at| text.is_char_boundary(*at)).map_or(text, |at| &text[..at])
 }
 
 fn source(part: &str, reopened: Option<&Fence>, open: Option<&Fence>) -> String {
@@ -77,7 +91,8 @@ struct Cut {
 impl Cut {
     /// A block of code whose closing line comes next is closed by it: opened again, there would be nothing in it.
     fn take_closing(&mut self, text: &str) {
-        let next = text[self.length..].split_inclusive('\n').next().unwrap_or_default();
+        let next = beginning(&text[self.length..], CLOSING_ROOM + 1);
+        let next = next.split_inclusive('\n').next().unwrap_or_default();
         let complete = text[..self.length].ends_with('\n') && next.len() <= CLOSING_ROOM;
         if complete && self.open.as_ref().is_some_and(|fence| fence.closes(next)) {
             self.length += next.len();
@@ -87,13 +102,16 @@ impl Cut {
 }
 
 fn cut(text: &str, reopened: Option<&Fence>) -> Cut {
-    let room = LIMIT - CURSOR_ROOM - CLOSING_ROOM - reopened.map_or(0, |fence| units(&fence.reopen()));
+    let room = LIMIT - CURSOR_ROOM - CLOSING_ROOM - reopened.map_or(0, |fence| costs(&fence.reopen(), false));
+    // A unit has three bytes at most, so what is left out here would not fit.
+    let text = beginning(text, 3 * LIMIT);
     let mut open = reopened.cloned();
     let (mut at, mut used) = (0, 0);
     let (mut paragraph, mut line_end): (Option<Cut>, Option<Cut>) = (None, None);
     for line in text.split_inclusive('\n') {
-        let in_code = open.is_some();
-        let cost: usize = line.chars().map(|char| cost(char, in_code)).sum();
+        // A block of code with nothing in it is shown as it is, so its last line may cost more than code does.
+        let in_code = open.as_ref().is_some_and(|fence| !fence.closes(line));
+        let cost = costs(line, in_code);
         if used + cost > room {
             return match (paragraph, line_end) {
                 (Some(cut), _) if cut.used >= room / 2 => cut,
@@ -133,11 +151,15 @@ fn cut_line(line: &str, room: usize, in_code: bool) -> usize {
         used > room
     });
     let end = fits.map_or(line.len(), |(at, _)| at);
-    let space = line[..end].char_indices().rev().find(|(_, char)| char.is_whitespace());
-    if let Some((at, char)) = space
-        && at >= end / 4
-    {
-        return at + char.len_utf8();
+    let after_space = |(at, char): (usize, char)| char.is_whitespace().then(|| at + char.len_utf8());
+    let spaces =
+        line[..end].char_indices().rev().take_while(|(at, _)| *at >= end / 4).filter_map(after_space);
+    let mut spaces = spaces.take(64).peekable();
+    // What begins a block at the beginning of a line had better not get there.
+    let begins_block = |at: usize| line[at..].trim_start().starts_with(['`', '~', '#']);
+    let last = spaces.peek().copied();
+    if let Some(at) = spaces.find(|at| !begins_block(*at)).or(last) {
+        return at;
     }
     let joins = |at: usize| {
         let joined = line[at..].chars().next().is_some_and(is_joined);
@@ -155,6 +177,10 @@ fn is_joined(char: char) -> bool {
 /// UTF-16 units that a character may take at most, however it is rendered.
 fn cost(char: char, in_code: bool) -> usize {
     char.len_utf16() + usize::from(if in_code { is_special_in_code(char) } else { is_special(char) })
+}
+
+fn costs(text: &str, in_code: bool) -> usize {
+    text.chars().map(|char| cost(char, in_code)).sum()
 }
 
 /// The line that closes the block of code in which a text ends, if it does.

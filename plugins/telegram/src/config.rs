@@ -5,6 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
 
+/// Telegram takes one message a second in a chat, and edits count.
+const LEAST_EDIT_INTERVAL_MS: u64 = 1000;
+
 /// Configuration of the Telegram plugin.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -18,7 +21,8 @@ pub(crate) struct Config {
     pub(crate) reply_to_mode: ReplyTo,
     /// Whether an answer is shown while it grows. `?stream=` in the webhook's URL goes before it.
     pub(crate) stream: bool,
-    /// Milliseconds between two edits of a growing answer; in groups never below 3000.
+    /// Milliseconds between two edits of a growing answer: 1000 or more; in groups never below 3000.
+    #[schemars(range(min = 1000))]
     pub(crate) edit_interval_ms: u64,
     /// Pieces of an answer that have to be there before its first message appears.
     pub(crate) min_tokens: u32,
@@ -69,6 +73,12 @@ impl Config {
         let rest = ["https://", "http://"].iter().find_map(|scheme| self.api_base.strip_prefix(scheme));
         if rest.is_none_or(|host| host.trim_matches('/').is_empty()) {
             return Err(format!("api_base: {:?} is not an http or https URL", self.api_base));
+        }
+        if self.edit_interval_ms < LEAST_EDIT_INTERVAL_MS {
+            let set = self.edit_interval_ms;
+            return Err(format!(
+                "edit_interval_ms: {set} is too short, Telegram takes one edit a second: set 1000 or more"
+            ));
         }
         if let Some(chat) = self.allowed_chats.iter().find(|chat| chat.parse::<i64>().is_err()) {
             return Err(format!("allowed_chats: {chat:?} is no chat id"));

@@ -8,7 +8,7 @@ use crate::{
     address::Address,
     answer::{Answer, Shown},
     callback::Outcome,
-    chunk,
+    chunk::{self, Chunk},
     config::Config,
     words,
 };
@@ -82,8 +82,9 @@ impl End {
 /// What is shown of a task that runs.
 struct Show {
     answer: Answer,
-    /// What the present run has said.
+    /// What the present run has said, and as much of it as was split into messages.
     text: String,
+    chunks: Vec<Chunk>,
     pieces: u32,
     attempt: u32,
     /// Something was said since it was shown.
@@ -110,6 +111,7 @@ impl Show {
         Self {
             answer,
             text: String::new(),
+            chunks: Vec::new(),
             pieces: 0,
             attempt: 0,
             fresh: false,
@@ -145,6 +147,7 @@ impl Show {
                 EventKind::Started(_) if event.attempt > self.attempt => {
                     self.attempt = event.attempt;
                     self.text.clear();
+                    self.chunks.clear();
                     self.pieces = 0;
                     self.fresh = false;
                 }
@@ -187,9 +190,9 @@ impl Show {
     }
 
     fn show(&mut self, now: SystemTime) -> Result<(), Failure> {
-        let chunks = chunk::split(&self.text);
-        let Some(tail) = chunks.last() else { return Ok(()) };
-        let mut shown = match self.answer.show(&chunks, !self.drafts) {
+        chunk::split_on(&mut self.chunks, &self.text);
+        let Some(tail) = self.chunks.last() else { return Ok(()) };
+        let mut shown = match self.answer.show(&self.chunks, !self.drafts) {
             // Said at the end, when the callback can tell of it.
             Err(Failure::Permanent(why)) => {
                 info!("nothing can be shown: {why}");

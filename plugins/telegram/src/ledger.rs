@@ -26,6 +26,9 @@ pub(crate) struct Page {
     /// How often a message was sent again since nobody could know whether it had arrived.
     #[serde(default)]
     pub(crate) maybe_twice: u32,
+    /// How often Telegram took a message and its reply could not be read, so that its id is not known.
+    #[serde(default)]
+    pub(crate) unread: u32,
     /// All is in the chat.
     #[serde(default)]
     pub(crate) done: bool,
@@ -35,9 +38,12 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sent {
     pub(crate) id: i64,
-    /// Hash of what it says, if it was sent once and not edited since.
+    /// Hash of what it says (see `Mark`), if that is its last word and no edit is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hash: Option<u64>,
+    /// Telegram did not take its formatting.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) plain: bool,
 }
 
 impl Ledger {
@@ -57,6 +63,12 @@ impl Ledger {
     pub(crate) fn maybe_twice(&mut self, why: &str) {
         self.page.maybe_twice += 1;
         warn!("a message may arrive twice ({}): {why}", self.key);
+    }
+
+    /// Notes that a message was sent, as far as one can tell.
+    pub(crate) fn unread(&mut self, why: &str) {
+        self.page.unread += 1;
+        warn!("a message is taken for sent ({}): {why}", self.key);
     }
 
     /// Stores it. What could not be written is tried again for a while, since what is not known will be sent again.

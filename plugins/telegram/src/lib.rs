@@ -9,8 +9,10 @@
 //! | `delivery` | following a task, and when to show what |
 //! | `answer`, `said` | the messages that make up one answer: sent once, edited, deleted; their text |
 //! | `ledger` | what of it is in the chat already, kept across restarts |
+//! | `flood` | Telegram's limits, and the pauses that it asks for, kept across restarts |
 //! | `bot` | the Bot API: calls, and what its answers mean |
-//! | `chunk`, `markdown` | text to messages, Markdown to MarkdownV2 |
+//! | `chunk` | text to messages |
+//! | `markdown`, `inline` | Markdown to MarkdownV2: blocks, and what stands in a line |
 //! | `callback` | the result callback |
 //!
 //! Invariant: a message is sent only after the intent to send it is stored, and its id is stored before anything else is
@@ -24,6 +26,8 @@ mod chunk;
 mod command;
 mod config;
 mod delivery;
+mod flood;
+mod inline;
 mod ledger;
 mod markdown;
 mod said;

@@ -10,19 +10,47 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Stands at the end of a text that grows.
 const CURSOR: &str = " ▌";
 
-/// A message as it was sent.
+#[cfg(test)]
+thread_local! {
+    /// How many messages were rendered.
+    pub(crate) static RENDERED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// A message as it is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Said {
     pub(crate) text: String,
     /// Whether `text` is MarkdownV2.
     pub(crate) formatted: bool,
     /// The same without formatting, for when Telegram does not take it.
-    pub(crate) plain: String,
+    plain: String,
+    /// Whether that is the case.
+    pub(crate) refused: bool,
+    pub(crate) mark: Mark,
+}
+
+/// Tells what one message says from what another does, by what it is rendered from: so that nothing is rendered to find
+/// out that the chat says it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) hash: u64,
+    /// Whether the text still grows, and so ends in a cursor.
+    pub(crate) grows: bool,
+}
+
+impl Mark {
+    pub(crate) fn of(source: &str, grows: bool) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (source, grows).hash(&mut hasher);
+        Self { hash: hasher.finish(), grows }
+    }
 }
 
 impl Said {
     /// A chunk as it is sent, with a cursor if it still grows.
     pub(crate) fn new(source: &str, grows: bool) -> Self {
+        #[cfg(test)]
+        RENDERED.set(RENDERED.get() + 1);
         let cursor = if grows { CURSOR } else { "" };
         let rendered = render(source);
         debug_assert!(units(&rendered.text) + units(cursor) <= LIMIT, "a chunk fits into a message");
@@ -30,11 +58,14 @@ impl Said {
             text: rendered.text + cursor,
             formatted: rendered.formatted,
             plain: format!("{source}{cursor}"),
+            refused: false,
+            mark: Mark::of(source, grows),
         }
     }
 
     /// Goes without formatting.
     pub(crate) fn unformat(&mut self) {
+        self.refused |= self.formatted;
         self.text.clone_from(&self.plain);
         self.formatted = false;
     }
@@ -45,12 +76,5 @@ impl Said {
         if self.formatted {
             body["parse_mode"] = "MarkdownV2".into();
         }
-    }
-
-    /// Tells one text from another.
-    pub(crate) fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&self.text, self.formatted).hash(&mut hasher);
-        hasher.finish()
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Chat {
     pub(crate) id: i64,
     #[serde(rename = "type", default)]
     pub(crate) kind: String,
+    /// Name of the user, in private chats.
+    pub(crate) username: Option<String>,
 }
 
 impl Chat {

@@ -6,6 +6,7 @@ use crate::{
     address::Address,
     command::{Command, Intent, intent},
     config::Config,
+    flood,
     session::Place,
     update::{Message, Stopped, Update},
     words,
@@ -25,7 +26,7 @@ impl HttpAdapter for Telegram {
         let config: Config = host::config()?;
         let answer = match (&update.message, &update.stopped_message_generation) {
             (Some(message), _) => on_message(update.update_id, message, &options, &config)?,
-            (None, Some(stopped)) => on_stop(stopped)?,
+            (None, Some(stopped)) => on_stop(stopped, &config)?,
             (None, None) => ignored(),
         };
         reply.json(200, &answer)
@@ -126,7 +127,7 @@ fn submit(
     let address = Address {
         chat_id: message.chat.id,
         group: message.chat.is_group(),
-        thread: message.message_thread_id,
+        thread: place.topic,
         message_id: message.message_id,
         reply_to: config.reply_to_mode,
         stream: options.stream.unwrap_or(config.stream),
@@ -206,8 +207,9 @@ fn cancel(update: i64, place: Place) -> Result<bool> {
 }
 
 /// A message by the answer to the webhook: Telegram carries it out if it gets the answer, and asks again if it does not.
-/// So it is said once, and costs no request.
+/// So it is said once, and costs no request. It counts towards the chat's limit, so the next message has to wait.
 fn say(message: &Message, place: Place, status: &str, text: &str) -> Value {
+    flood::turn(place.chat, message.chat.is_group(), Duration::ZERO);
     let mut answer = json!({"status": status, "method": "sendMessage", "chat_id": place.chat, "text": text});
     if let Some(topic) = place.topic {
         answer["message_thread_id"] = topic.into();
@@ -219,9 +221,13 @@ fn say(message: &Message, place: Place, status: &str, text: &str) -> Value {
     answer
 }
 
-/// The stop button of a draft. It is shown in private chats only, so whoever presses it has asked what is being answered.
-fn on_stop(stopped: &Stopped) -> Result<Value> {
-    let place = Place { chat: stopped.chat.id, topic: stopped.message_thread_id };
+/// The stop button of a draft. It is shown in private chats only, so whoever presses it has asked what is being answered, and has the chat's id and name.
+fn on_stop(stopped: &Stopped, config: &Config) -> Result<Value> {
+    let chat = &stopped.chat;
+    if !allowed(config, chat.id, Some(chat.id), chat.username.as_deref()) {
+        return Ok(ignored());
+    }
+    let place = Place { chat: chat.id, topic: stopped.message_thread_id };
     let count = plugway_sdk::cancel_session(&place.session()?);
     Ok(json!({"status": "handled", "cancelled": count}))
 }

@@ -68,7 +68,7 @@ impl BotApi {
             .set("plugins.telegram.origins", vec![self.address().to_owned()])
             .set("plugins.telegram.private_networks", vec!["127.0.0.0/8".to_owned()])
             .set("plugins.telegram.config.api_base", self.address())
-            .set("plugins.telegram.config.edit_interval_ms", 50)
+            .set("plugins.telegram.config.edit_interval_ms", 1000)
             .set("plugins.telegram.config.min_tokens", 2)
             .set("delivery.retry.first_delay", "100ms")
             .env("TELEGRAM_BOT_TOKEN", TOKEN)

@@ -31,6 +31,10 @@ pub(super) enum Fault {
     TimeoutAfter,
     /// 400 or 403 with a description.
     Refuse(u16, &'static str),
+    /// A page of something in between, and nothing was done.
+    Page(u16),
+    /// It was done, and the answer is spoilt on its way.
+    Spoilt,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -189,6 +193,11 @@ impl World {
                         "parameters": {"retry_after": seconds}}),
             )),
             Some(Fault::Server) => Ok(Response::text_body(502, "<html>Bad Gateway</html>")),
+            Some(Fault::Page(status)) => Ok(Response::text_body(status, "<html>No</html>")),
+            Some(Fault::Spoilt) => {
+                self.carry_out(&called);
+                Ok(Response::text_body(200, r#"{"ok":true,"result":{"message_id":[redacted]}}"#))
+            }
             Some(Fault::Unreachable) => Err(http::Error::Unreachable("connection refused".into())),
             Some(Fault::CutBefore) => cut(),
             Some(Fault::CutAfter) => {

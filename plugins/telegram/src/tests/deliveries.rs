@@ -1,6 +1,7 @@
 //! What a chat looks like while an answer grows, and after.
 
 use super::bot_api::{Fault, Stage, group, long_text, private, words};
+use crate::said::RENDERED;
 use plugway_sdk::{
     Failure, Reason,
     host::Level,
@@ -52,7 +53,7 @@ fn an_answer_grows_by_edits_that_end_in_a_cursor() {
 
 #[test]
 fn edits_in_a_group_are_three_seconds_apart_whatever_is_configured() {
-    let stage = Stage::new(json!({"edit_interval_ms": 200}));
+    let stage = Stage::new(json!({"edit_interval_ms": 1000}));
     let task = stage.ask(&group(), words(&long_text(600), 100));
     stage.deliver(&task, &[]).unwrap();
     let edits = stage.calls("editMessageText");
@@ -141,63 +142,6 @@ fn reply_modes_choose_which_messages_reply() {
             .collect();
         assert_eq!(replies, expected, "{mode}");
     }
-}
-
-#[test]
-fn formatting_is_sent_as_markdownv2_and_as_plain_text_where_telegram_refuses_it() {
-    let text = "**Bold** and `code`.";
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words(text, 10));
-    stage.deliver(&task, &[]).unwrap();
-    let sent = &stage.calls("sendMessage")[0].body;
-    assert_eq!((&sent["parse_mode"], &sent["text"]), (&json!("MarkdownV2"), &json!(r"*Bold* and `code`\.")));
-
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words(text, 10));
-    stage.plan(|_, call| {
-        call.body.get("parse_mode").map(|_| Fault::Refuse(400, "Bad Request: can't parse entities: whatever"))
-    });
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.texts(), [text]);
-    let callback = &stage.mock.webhooks()[0].body;
-    assert_eq!(
-        callback["messages"][0],
-        json!({"chat_id": 5, "text": text, "parse_mode": null, "reply_to_message_id": 11})
-    );
-}
-
-#[test]
-fn growth_that_is_refused_for_its_formatting_goes_on_plain() {
-    let text = format!("**Bold** {}", long_text(900));
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words(&text, 100));
-    stage.plan(|_, call| {
-        let formatted = call.body.get("parse_mode").is_some();
-        formatted.then_some(Fault::Refuse(400, "Bad Request: can't parse entities: whatever"))
-    });
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.texts(), [text]);
-    assert!(stage.calls("editMessageText").len() > 3);
-}
-
-#[test]
-fn a_missing_topic_is_done_without() {
-    let chat = group();
-    let stage = Stage::new(json!({}));
-    stage.world.borrow_mut().threads.insert(77);
-    for (thread, found) in [(77, true), (78, false)] {
-        stage.mock.agent(|_| Script::reply(["Hi"]));
-        let mut update = super::bot_api::update(thread, &chat, "?");
-        update["message"]["message_thread_id"] = thread.into();
-        update["message"]["is_topic_message"] = true.into();
-        stage.webhook(&update);
-        let submission = stage.mock.submissions().last().unwrap().clone();
-        assert_eq!(submission.session, *format!("telegram:-100:{thread}"));
-        stage.deliver(&submission.task, &[]).unwrap();
-        let last = stage.world.borrow().messages.last().unwrap().body.clone();
-        assert_eq!(last.get("message_thread_id").is_some(), found);
-    }
-    assert_eq!(stage.texts(), ["Hi", "Hi"]);
 }
 
 #[test]
@@ -350,20 +294,6 @@ fn a_finished_delivery_does_nothing_when_it_is_called_again() {
 }
 
 #[test]
-fn a_blocked_bot_is_a_permanent_failure_that_the_callback_tells_of() {
-    for (code, description) in
-        [(403, "Forbidden: bot was blocked by the user"), (400, "Bad Request: chat not found")]
-    {
-        let stage = Stage::new(json!({}));
-        let task = stage.ask(&private(), words(&long_text(600), 100));
-        stage.plan(move |_, _| Some(Fault::Refuse(code, description)));
-        assert_eq!(stage.deliver(&task, &[]), Err(Failure::Permanent(format!("{code} {description}"))));
-        assert_eq!(stage.mock.webhooks()[0].body["success"], false);
-        assert_eq!(stage.calls("sendMessage").len(), 2, "once while it grew, once at the end");
-    }
-}
-
-#[test]
 fn a_message_that_the_user_has_deleted_is_sent_anew() {
     let text = long_text(600);
     let stage = Stage::new(json!({}));
@@ -384,54 +314,37 @@ fn a_message_that_the_user_has_deleted_is_sent_anew() {
 }
 
 #[test]
-fn a_group_that_moved_is_followed() {
+fn what_the_chat_says_already_is_not_rendered_again() {
+    let text = long_text(40_000);
     let stage = Stage::new(json!({}));
-    let task = stage.ask(&group(), words("Hi there.", 10));
-    stage.mock.answer_next(Ok(plugway_sdk::Response::json(200, &json!({"ok": true, "result": true}))));
-    stage.mock.answer_next(Ok(plugway_sdk::Response::json(
-        400,
-        &json!({"ok": false, "error_code": 400, "description": "Bad Request: group chat was upgraded to a supergroup chat",
-                "parameters": {"migrate_to_chat_id": -1001}}),
-    )));
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.world.borrow().messages[0].chat, -1001);
-}
-
-#[test]
-fn growth_is_skipped_under_flood_control_and_the_answer_waits_for_its_end() {
-    let text = long_text(1500);
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words(&text, 100));
-    let mut edits = 0;
-    stage.plan(move |_, call| {
-        edits += usize::from(call.method == "editMessageText");
-        (call.method == "editMessageText" && edits == 2).then_some(Fault::Flood(40))
+    let task = stage.ask(&private(), words(&text, 10));
+    stage.plan(|_, call| {
+        (call.method == "sendMessage" && call.body["text"].as_str()?.contains("word3900 "))
+            .then_some(Fault::Flood(600))
     });
-    let asked = stage.mock.now();
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.texts(), [text.as_str()]);
-    let edits = stage.calls("editMessageText");
-    assert_eq!(edits.len(), 3, "nothing was tried during the pause, and the last one came after it");
-    assert!(edits[2].at.duration_since(edits[1].at).unwrap() >= seconds(40));
-    assert!(stage.mock.now().duration_since(asked).unwrap() < seconds(60));
-}
+    RENDERED.set(0);
+    stage.mock.deliver(&crate::Telegram, &task).unwrap_err();
+    let calls = stage.calls("sendMessage").len() + stage.calls("editMessageText").len();
+    assert!(
+        calls > 10 && RENDERED.get() <= calls + 20,
+        "{} texts are rendered for {calls} calls",
+        RENDERED.get()
+    );
 
-#[test]
-fn a_long_pause_is_left_to_the_host() {
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words("Hi.", 10));
-    stage.fail_call(1, Fault::Flood(300));
-    let asked = stage.mock.now();
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(300))));
-    stage.mock.advance(seconds(300));
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));
-    assert!(stage.mock.now().duration_since(asked).unwrap() >= seconds(300));
+    stage.mock.advance(seconds(600));
+    let calls = stage.world.borrow().calls.len();
+    RENDERED.set(0);
+    stage.mock.deliver(&crate::Telegram, &task).unwrap_err();
+    assert_eq!(
+        (stage.world.borrow().calls.len() - calls, RENDERED.get()),
+        (1, 1),
+        "the one that is not there yet"
+    );
 }
 
 #[test]
 fn a_chat_gets_at_most_one_call_a_second() {
-    let stage = Stage::new(json!({"edit_interval_ms": 100}));
+    let stage = Stage::new(json!({"edit_interval_ms": 1000}));
     let task = stage.ask(&private(), words(&long_text(9_000), 30));
     stage.deliver(&task, &[]).unwrap();
     let world = stage.world.borrow();
@@ -495,39 +408,6 @@ fn where_drafts_do_not_work_there_are_edits() {
 }
 
 #[test]
-fn drafts_that_are_refused_for_their_formatting_go_on_plain_and_pause_when_told_to() {
-    let text = format!("**Bold** {}", long_text(900));
-    let stage = Stage::new(json!({"drafts": true}));
-    let task = stage.ask(&private(), words(&text, 100));
-    let mut drafts = 0;
-    stage.plan(move |_, call| {
-        drafts += usize::from(call.method == "sendMessageDraft");
-        let formatted = call.method == "sendMessageDraft" && call.body.get("parse_mode").is_some();
-        match drafts {
-            3 if call.method == "sendMessageDraft" => Some(Fault::Flood(5)),
-            _ => formatted.then_some(Fault::Refuse(400, "Bad Request: can't parse entities: whatever")),
-        }
-    });
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.calls("sendMessage").len(), 1);
-    let drafts = stage.calls("sendMessageDraft");
-    assert!(drafts[1..].iter().all(|draft| draft.body.get("parse_mode").is_none()));
-    assert!(drafts[3].at.duration_since(drafts[2].at).unwrap() >= seconds(5));
-}
-
-#[test]
-fn a_server_that_tells_no_id_gets_the_answer_and_no_growth() {
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words(&long_text(600), 100));
-    let ok = || Ok(plugway_sdk::Response::json(200, &json!({"ok": true, "result": null})));
-    stage.mock.answer_next(ok());
-    stage.mock.answer_next(ok());
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!(stage.calls("editMessageText").len(), 0);
-    assert_eq!(stage.texts(), [long_text(600)]);
-}
-
-#[test]
 fn groups_have_no_drafts() {
     let stage = Stage::new(json!({"drafts": true}));
     let task = stage.ask(&group(), words(&long_text(600), 100));
@@ -545,16 +425,4 @@ fn a_host_that_drains_gets_its_exchange_back_and_calls_again() {
     stage.mock.close_after(seconds(1000), Reason::Draining);
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.calls("sendMessage").len()), (vec![text], 1));
-}
-
-#[test]
-fn a_token_that_is_not_granted_is_said_in_the_log_and_tried_again() {
-    let stage = Stage::new(json!({}));
-    let task = stage.ask(&private(), words("Hi.", 10));
-    stage.plan(|_, _| Some(Fault::Refuse(401, "Unauthorized")));
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(60))));
-    assert!(stage.mock.has_logged(Level::Error, "401 Unauthorized"));
-    stage.plan(|_, _| None);
-    stage.deliver(&task, &[]).unwrap();
-    assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));
 }

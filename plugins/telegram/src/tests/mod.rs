@@ -4,5 +4,6 @@ mod bot_api;
 mod deliveries;
 mod faults;
 mod reader;
+mod replies;
 mod texts;
 mod updates;

@@ -174,9 +174,14 @@ fn cancel_stops_what_runs_and_says_so_again_when_asked_again() {
 fn the_stop_button_of_a_draft_stops_what_runs() {
     let stage = Stage::new(json!({"drafts": true, "allowed_users": "@ada"}));
     let task = stage.ask(&private(), Script::new().started().wait(Duration::from_secs(60)).completed("late"));
-    let stop = json!({"update_id": 8, "stopped_message_generation": {"chat": private(), "draft_id": 11}});
-    let said: Value = stage.webhook(&stop).parse().unwrap();
-    assert_eq!(said, json!({"status": "handled", "cancelled": 1}));
+    let press = |stage: &Stage, username: &str| -> Value {
+        let chat = json!({"id": 5, "type": "private", "username": username});
+        let stop = json!({"update_id": 8, "stopped_message_generation": {"chat": chat, "draft_id": 11}});
+        stage.webhook(&stop).parse().unwrap()
+    };
+    assert_eq!(press(&stage, "eve"), json!({"status": "ignored"}), "of somebody who may not use the bot");
+    assert!(!stage.mock.is_cancelled(&task));
+    assert_eq!(press(&stage, "ada"), json!({"status": "handled", "cancelled": 1}));
     assert!(stage.mock.is_cancelled(&task));
 }
 
@@ -185,9 +190,12 @@ fn the_configuration_is_checked_by_name() {
     let _mock = Mock::new();
     let check = |config: Value| crate::Telegram::check(&config.to_string());
     assert_eq!(check(json!({})), Ok(()));
+    assert_eq!(check(json!({"edit_interval_ms": 1000})), Ok(()));
     assert_eq!(check(json!({"allowed_users": "1, @ada,bob", "allowed_chats": [-100, "7"]})), Ok(()));
     for (config, field) in [
         (json!({"edit_interval_ms": "fast"}), "edit_interval_ms"),
+        (json!({"edit_interval_ms": 0}), "edit_interval_ms"),
+        (json!({"edit_interval_ms": 999}), "edit_interval_ms"),
         (json!({"streem": true}), "streem"),
         (json!({"api_base": "api.telegram.org"}), "api_base"),
         (json!({"allowed_chats": ["family"]}), "allowed_chats"),
