@@ -148,15 +148,15 @@ async fn a_client_that_writes_all_before_it_reads_learns_that_its_body_is_too_la
 #[tokio::test]
 async fn bodies_under_way_share_a_budget_and_who_gets_none_is_told_when_to_come_back() {
     let builder =
-        Gateway::builder().plugin("telegram").set("limits.body", "64KiB").set("limits.bodies", "64KiB");
+        Gateway::builder().plugin("telegram").set("limits.body", "128KiB").set("limits.bodies", "160KiB");
     let gateway = builder.start().await;
-    let head = "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n";
-    let large = message(1, 7, &"x".repeat(30_000)).to_string();
+    let head = "POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 120000\r\n\r\n";
+    let large = message(1, 7, &"x".repeat(80_000)).to_string();
     // Whichever comes first gets in, so that the slow one may have to try again.
     let slow = eventually(DEADLINE, || async {
         let mut slow = TcpStream::connect(gateway.host()).await.expect("it accepts connections");
         slow.write_all(head.as_bytes()).await.expect("sent");
-        slow.write_all(&[b' '; 59_000]).await.expect("sent");
+        slow.write_all(&[b' '; 118_000]).await.expect("sent");
         let answer = push(&gateway, large.clone()).await;
         match (answer.status, answer.header("retry-after")) {
             (503, Some(_)) => Ok(slow),
@@ -164,6 +164,7 @@ async fn bodies_under_way_share_a_budget_and_who_gets_none_is_told_when_to_come_
         }
     })
     .await;
+    push(&gateway, message(2, 7, "a small one finds room").to_string()).await.expect(200);
     drop(slow);
     eventually(DEADLINE, || async {
         let answer = push(&gateway, large.clone()).await;
