@@ -11,7 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a request was not answered as hoped.
 ///
 /// Returned from [`HttpAdapter::handle`](crate::HttpAdapter::handle) before anything was sent, it becomes the answer;
-/// after a body was started, it cuts the body off. Every message but that of `Internal` and `Gap` reaches the caller.
+/// after a body was started, it cuts the body off. What reaches the caller is the text of [`Display`](fmt::Display), except
+/// for `Internal` and `Gap`; [`Error::reason`] is what reaches the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -42,8 +43,16 @@ pub enum Error {
         /// When to come back.
         retry_after: Duration,
     },
-    /// 503.
-    Unavailable(String),
+    /// 503, with `Retry-After` where that is known: something that the plugin needs does not work now. See
+    /// [`Error::unavailable`].
+    Unavailable {
+        /// What and why, for the log: it may name what is nobody else's business.
+        reason: String,
+        /// What the caller is told; "temporarily unavailable" if none.
+        message: Option<String>,
+        /// When to come back.
+        retry_after: Option<Duration>,
+    },
     /// 500. The message goes to the log, not to the caller.
     Internal(String),
     /// Any other answer, with a `code` for programs.
@@ -94,6 +103,37 @@ impl Error {
         Self::Internal(message.to_string())
     }
 
+    /// A 503 whose reason goes to the log only; [`Error::with_message`] tells the caller more.
+    ///
+    /// ```
+    /// # use plugway_sdk::Error;
+    /// let error = Error::unavailable("db-7.internal: connection refused");
+    /// assert_eq!(error.to_string(), "temporarily unavailable");
+    /// let error = error.with_message("the archive is closed on Sundays");
+    /// assert_eq!(error.to_string(), "the archive is closed on Sundays");
+    /// assert_eq!(error.reason(), "db-7.internal: connection refused");
+    /// ```
+    pub fn unavailable(reason: impl fmt::Display) -> Self {
+        Self::Unavailable { reason: reason.to_string(), message: None, retry_after: None }
+    }
+
+    /// Tells the caller this, where it would be told that something is unavailable.
+    #[must_use]
+    pub fn with_message(mut self, text: impl Into<String>) -> Self {
+        if let Self::Unavailable { message, .. } = &mut self {
+            *message = Some(text.into());
+        }
+        self
+    }
+
+    /// What the log says of it: everything.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// The status that it becomes.
     pub fn status(&self) -> u16 {
         match self {
@@ -104,7 +144,7 @@ impl Error {
             Self::Conflict(_) => 409,
             Self::TooLarge(_) => 413,
             Self::RateLimited { .. } => 429,
-            Self::Busy { .. } | Self::Unavailable(_) | Self::Closed(_) => 503,
+            Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => 503,
             Self::Internal(_) | Self::Gap { .. } => 500,
             Self::Other { status, .. } => *status,
         }
@@ -118,7 +158,7 @@ impl Error {
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) => "not_found_error",
             Self::RateLimited { .. } => "rate_limit_error",
-            Self::Busy { .. } | Self::Unavailable(_) | Self::Closed(_) => "unavailable_error",
+            Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => "unavailable_error",
             Self::Internal(_) | Self::Gap { .. } => "server_error",
             Self::Other { kind, .. } => kind,
         }
@@ -149,7 +189,9 @@ impl Error {
         let shape = Shape { error: Details { message: &message, r#type: self.kind(), code, param } };
         let response = Response::json(self.status(), &shape);
         match self {
-            Self::RateLimited { retry_after } | Self::Busy { retry_after } => {
+            Self::RateLimited { retry_after }
+            | Self::Busy { retry_after }
+            | Self::Unavailable { retry_after: Some(retry_after), .. } => {
                 response.with_header("retry-after", millis64(*retry_after).div_ceil(1000).max(1).to_string())
             }
             _ => response,
@@ -179,8 +221,10 @@ impl fmt::Display for Error {
             | Self::NotFound(message)
             | Self::Conflict(message)
             | Self::TooLarge(message)
-            | Self::Unavailable(message)
             | Self::Internal(message) => out.write_str(message),
+            Self::Unavailable { message, .. } => {
+                out.write_str(message.as_deref().unwrap_or("temporarily unavailable"))
+            }
             Self::RateLimited { .. } => out.write_str("too many requests, try again later"),
             Self::Busy { .. } => out.write_str("too busy, try again later"),
             Self::Closed(reason) => write!(out, "exchange closed: {reason}"),

@@ -138,7 +138,7 @@ impl From<Error> for Answer {
     fn from(error: Error) -> Self {
         match error {
             Error::Denied(_) => Self::internal(error),
-            other => Self::Unavailable(other.to_string()),
+            other => Self::unavailable(other),
         }
     }
 }

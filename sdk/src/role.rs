@@ -9,7 +9,7 @@ use crate::{
     task::TaskRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Role `http`: answers requests on the plugin's routes, each in an instance of its own.
 pub trait HttpAdapter {
@@ -113,25 +113,53 @@ pub trait Delivery {
     /// Whether the host tries again. By `?`, what the host closed or could not do now is tried again, and everything else is
     /// permanent.
     fn deliver(&self, task: TaskRef, address: Self::Address) -> Result<(), Failure>;
+
+    /// The host gives this delivery up, for the reason given: it was permanent, too old, or failed too often. The place to
+    /// tell those who wait for it. Called once, again only if the host dies meanwhile; by default nobody is told.
+    ///
+    /// # Errors
+    /// It is logged, and changes nothing.
+    fn given_up(&self, task: TaskRef, address: Self::Address, reason: &str) -> Result<()> {
+        _ = (task, address, reason);
+        Ok(())
+    }
 }
 
 /// Why a delivery did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// Try again, not before this time has passed.
-    Retry(Duration),
+    /// Try again, as long as the operator lets a delivery grow old (24 h by default).
+    Retry {
+        /// Not before this time has passed. The host waits longer where the delivery is old.
+        after: Duration,
+        /// Why, for the log and the dead letter.
+        reason: String,
+    },
     /// It can't be delivered, ever: why.
     Permanent(String),
 }
 
+impl Failure {
+    /// The platform can't take it now: try again, not before this time has passed.
+    pub fn retry(after: Duration, reason: impl fmt::Display) -> Self {
+        Self::Retry { after, reason: reason.to_string() }
+    }
+
+    /// It can't be delivered, ever.
+    pub fn permanent(reason: impl fmt::Display) -> Self {
+        Self::Permanent(reason.to_string())
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Closed(_) => Self::Retry(Duration::ZERO),
-            Error::Busy { retry_after } | Error::RateLimited { retry_after } => Self::Retry(retry_after),
-            Error::Unavailable(_) => Self::Retry(Duration::from_secs(5)),
-            other => Self::Permanent(other.to_string()),
-        }
+        let after = match &error {
+            Error::Closed(_) => Duration::ZERO,
+            Error::Busy { retry_after } | Error::RateLimited { retry_after } => *retry_after,
+            Error::Unavailable { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(5)),
+            _ => return Self::permanent(error.reason()),
+        };
+        Self::retry(after, error.reason())
     }
 }
 

@@ -227,7 +227,7 @@ impl From<SubmitError> for Error {
             SubmitError::Invalid(_) => Self::bad_request(message),
             SubmitError::Busy { retry_after } => Self::Busy { retry_after },
             SubmitError::Refused(_) => Self::Forbidden(message),
-            SubmitError::Unavailable(_) => Self::Unavailable(message),
+            SubmitError::Unavailable(_) => Self::unavailable(message),
         }
     }
 }

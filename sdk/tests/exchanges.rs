@@ -34,6 +34,7 @@ impl HttpAdapter for Door {
             "odd" => reply.stream(99, "text/plain").write("x"),
             "missing" => Err(Error::NotFound("no such thing".into())),
             "internal" => Err(Error::internal("the secret reason")),
+            "upstream" => Err(http::Error::Unreachable("db-7.internal:5432 refused".into()).into()),
             "model" => Err(Error::Other {
                 status: 404,
                 kind: "invalid_request_error",
@@ -116,6 +117,14 @@ fn an_internal_error_is_left_to_the_host_without_a_word_to_the_caller() {
     assert_eq!((answer.status, answer.body.len()), (500, 0));
     assert_eq!(answer.error.as_deref(), Some("the secret reason"));
     assert!(!Error::internal("the secret reason").response().text().contains("secret"));
+}
+
+#[test]
+fn what_is_unavailable_and_why_is_for_the_log_only() {
+    let answer = call("upstream");
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("temporarily unavailable") && !answer.text().contains("db-7"));
+    assert_eq!(answer.error.as_deref(), Some("unreachable: db-7.internal:5432 refused"));
 }
 
 #[test]

@@ -275,11 +275,16 @@ async fn a_plugin_says_what_becomes_of_its_delivery() {
     let deliver: PluginDeliver = Arc::new(move |call| {
         let attempt = call.attempt;
         let session = call.session.name().to_owned();
-        seen.lock().unwrap().push(call);
+        let mut seen = seen.lock().unwrap();
+        let calls_before = seen.iter().filter(|before| before.session == call.session).count();
+        seen.push(call);
         Box::pin(async move {
             match (session.as_str(), attempt) {
                 ("fine", _) => Ok(()),
-                ("later", 1) => Err(DeliveryFailure::Retry { after: Duration::from_millis(300) }),
+                ("later", _) if calls_before == 0 => {
+                    let reason = "429 Too Many Requests".to_owned();
+                    Err(DeliveryFailure::Retry { after: Duration::from_millis(300), reason })
+                }
                 ("broken", 1 | 2) => Err(DeliveryFailure::Broken("trapped".to_owned())),
                 ("never", _) => Err(DeliveryFailure::Permanent("blocked by the user".to_owned())),
                 ("hopeless", _) => Err(DeliveryFailure::Broken("trapped".to_owned())),
@@ -297,13 +302,43 @@ async fn a_plugin_says_what_becomes_of_its_delivery() {
     assert_eq!(ends[..4], [Ok(()), Ok(()), Ok(()), Err("blocked by the user".to_owned())]);
     assert!(ends[4].as_ref().unwrap_err().contains("after 4 tries: trapped"));
     let row = bench.outbox.row(indices[1]);
-    let Settlement::Retry { not_before_ms, .. } = row.settlements[0] else { panic!("{row:?}") };
-    assert!(not_before_ms >= row.since_ms + 300);
+    let Settlement::Retry { not_before_ms, counts: false, ref error } = row.settlements[0] else {
+        panic!("{row:?}")
+    };
+    assert!(not_before_ms >= row.since_ms + 300 && error == "429 Too Many Requests", "{row:?}");
     let calls = calls.lock().unwrap();
     assert_eq!(
         (calls[0].plugin.as_str(), calls[0].address.as_str(), calls[0].attempt),
         ("telegram", "chat 7", 1)
     );
+}
+
+#[tokio::test]
+async fn an_outage_of_the_platform_costs_no_tries_and_ends_with_age_and_the_plugins_reason() {
+    let calls: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    let seen = Arc::clone(&calls);
+    let deliver: PluginDeliver = Arc::new(move |call| {
+        seen.lock().unwrap().push(call.given_up.clone());
+        let reason = "502 Bad Gateway".to_owned();
+        Box::pin(async move {
+            match call.given_up {
+                None => Err(DeliveryFailure::Retry { after: Duration::ZERO, reason }),
+                Some(_) => Ok(()),
+            }
+        })
+    });
+    let (mut config, callbacks) = settings();
+    config.retry.max_age = Duration::from_millis(400);
+    let bench = start((config, callbacks), deliver);
+    let index = bench.plugin("telegram", "a");
+    let error = bench.ended(index).await.unwrap_err();
+    assert!(error.contains("given up after") && error.contains("502 Bad Gateway"), "{error}");
+    let row = bench.outbox.row(index);
+    assert!(row.attempts == 0 && row.settlements.len() > 4, "more tries than the four that count: {row:?}");
+    let calls = calls.lock().unwrap();
+    let told: Vec<_> = calls.iter().flatten().collect();
+    assert_eq!(told, [&error], "the plugin hears once that it is given up");
+    assert_eq!(calls.last().unwrap().as_ref(), Some(&error));
 }
 
 #[tokio::test]

@@ -149,7 +149,8 @@ impl Loop {
         }
         let back = back.iter().map(|delivery| {
             let reason = "as many are under way as the configuration allows".to_owned();
-            self.tries.end(delivery, Outcome::PutBack { reason, after: NO_PERMIT_WAIT })
+            let verdict = self.tries.judge(delivery, Outcome::PutBack { reason, after: NO_PERMIT_WAIT });
+            self.tries.end(delivery, verdict)
         });
         futures::future::join_all(back).await;
         if more {
@@ -176,6 +177,15 @@ impl Loop {
     }
 }
 
+/// What becomes of a delivery after a try.
+struct Verdict {
+    settlement: Settlement,
+    /// Whoever takes it was asked, and did not take it.
+    was_tried: bool,
+    /// How long its plugin is to be left alone.
+    away: Option<Duration>,
+}
+
 /// Makes tries.
 struct Tries {
     worker: Worker,
@@ -186,56 +196,78 @@ struct Tries {
 impl Tries {
     /// One try of a delivery, to its settlement.
     async fn make(&self, delivery: Delivery) -> Away {
-        let outcome = tokio::select! {
+        let verdict = tokio::select! {
             biased;
-            outcome = self.attempt(&delivery) => outcome,
-            () = self.drained() => Outcome::PutBack {
-                reason: "the gateway is stopping".to_owned(),
-                after: Duration::ZERO,
-            },
+            verdict = self.attempt(&delivery) => verdict,
+            () = self.drained() => {
+                let reason = "the gateway is stopping".to_owned();
+                self.judge(&delivery, Outcome::PutBack { reason, after: Duration::ZERO })
+            }
             () = self.keep(delivery.lease) => {
                 count(&delivery.target, "lost");
                 warn!(delivery = delivery.lease.id.0, "the lease of a delivery was lost, it is left to whoever has it now");
                 return None;
             }
         };
-        let away = match (&outcome, &delivery.target) {
-            (Outcome::NotNow { after, .. }, DeliveryTarget::Plugin { plugin, .. }) => {
-                Some((plugin.clone(), *after))
-            }
+        let away = match (verdict.away, &delivery.target) {
+            (Some(after), DeliveryTarget::Plugin { plugin, .. }) => Some((plugin.clone(), after)),
             _ => None,
         };
-        self.end(&delivery, outcome).await;
+        self.end(&delivery, verdict).await;
         away
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Outcome {
+    /// Makes the try. The plugin hears of it if that was the last one, while the lease still holds.
+    async fn attempt(&self, delivery: &Delivery) -> Verdict {
         let Worker { egress, callbacks, clock, deliver, .. } = &self.worker;
-        match &delivery.target {
+        let call = match &delivery.target {
             DeliveryTarget::Webhook { owner, key, url, body } => {
-                webhook::post(egress, callbacks, clock, owner, key, url, body).await
+                let outcome = webhook::post(egress, callbacks, clock, owner, key, url, body).await;
+                return self.judge(delivery, outcome);
             }
-            DeliveryTarget::Plugin { plugin, task, session, address } => {
-                let call = PluginDelivery {
-                    plugin: plugin.clone(),
-                    task: *task,
-                    session: session.clone(),
-                    address: address.clone(),
-                    attempt: delivery.attempts.saturating_add(1),
-                };
-                match deliver(call).await {
-                    Ok(()) => Outcome::Delivered,
-                    Err(DeliveryFailure::Retry { after }) => {
-                        Outcome::Failed { error: "the plugin asked for another try".to_owned(), after }
-                    }
-                    Err(DeliveryFailure::Permanent(error)) => Outcome::Hopeless { error },
-                    Err(DeliveryFailure::Broken(error)) => Outcome::Failed { error, after: Duration::ZERO },
-                    Err(DeliveryFailure::NotNow { after, reason }) => {
-                        Outcome::NotNow { reason, after: after.max(LEAST_NOT_NOW) }
-                    }
-                }
+            DeliveryTarget::Plugin { plugin, task, session, address } => PluginDelivery {
+                plugin: plugin.clone(),
+                task: *task,
+                session: session.clone(),
+                address: address.clone(),
+                attempt: delivery.attempts.saturating_add(1),
+                given_up: None,
+            },
+        };
+        let outcome = match deliver(call.clone()).await {
+            Ok(()) => Outcome::Delivered,
+            Err(DeliveryFailure::Retry { after, reason }) => Outcome::Later { reason, after },
+            Err(DeliveryFailure::Permanent(error)) => Outcome::Hopeless { error },
+            Err(DeliveryFailure::Broken(error)) => Outcome::Failed { error, after: Duration::ZERO },
+            Err(DeliveryFailure::NotNow { after, reason }) => {
+                Outcome::NotNow { reason, after: after.max(LEAST_NOT_NOW) }
+            }
+        };
+        let verdict = self.judge(delivery, outcome);
+        if let Settlement::Dead { error } = &verdict.settlement {
+            let told = deliver(PluginDelivery { given_up: Some(error.clone()), ..call }).await;
+            if let Err(failure) = told {
+                let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
+                warn!(delivery = id, to, ?failure, "the plugin could not tell that a delivery is given up");
             }
         }
+        verdict
+    }
+
+    fn judge(&self, delivery: &Delivery, outcome: Outcome) -> Verdict {
+        let Worker { config, callbacks, clock, .. } = &self.worker;
+        let retry = match delivery.target {
+            DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
+            DeliveryTarget::Plugin { .. } => &config.retry,
+        };
+        let was_tried = matches!(outcome, Outcome::Failed { .. } | Outcome::Later { .. });
+        let away = match outcome {
+            Outcome::NotNow { after, .. } => Some(after),
+            _ => None,
+        };
+        let now = clock.now_ms();
+        let settlement = retry.settle(outcome, delivery.attempts, delivery.since_ms, now, &self.jitter);
+        Verdict { settlement, was_tried, away }
     }
 
     /// Returns when there is no more time to finish anything.
@@ -265,19 +297,13 @@ impl Tries {
 
     /// Settles, logs and counts. While the store fails it is asked again, as long as the lease may last: a delivery that
     /// is not settled is made again.
-    async fn end(&self, delivery: &Delivery, outcome: Outcome) {
-        let Worker { outbox, config, callbacks, clock, .. } = &self.worker;
-        let retry = match delivery.target {
-            DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
-            DeliveryTarget::Plugin { .. } => &config.retry,
-        };
-        let now = clock.now_ms();
-        let settlement = retry.settle(outcome, delivery.attempts, delivery.since_ms, now, &self.jitter);
-        report(delivery, &settlement, now);
+    async fn end(&self, delivery: &Delivery, verdict: Verdict) {
+        let Worker { outbox, config, clock, .. } = &self.worker;
+        report(delivery, &verdict, clock.now_ms());
         let deadline = Instant::now() + config.lease;
         let mut wait = LEAST_WAIT;
         loop {
-            match outbox.settle(delivery.lease, settlement.clone()).await {
+            match outbox.settle(delivery.lease, verdict.settlement.clone()).await {
                 Ok(()) => return,
                 Err(error) if matches!(error, StoreError::LeaseLost) || Instant::now() + wait > deadline => {
                     warn!(%error, delivery = delivery.lease.id.0, "a delivery can't be settled, it may be made again");
@@ -302,20 +328,20 @@ fn destination(target: &DeliveryTarget) -> String {
     }
 }
 
-fn report(delivery: &Delivery, settlement: &Settlement, now_ms: u64) {
+fn report(delivery: &Delivery, verdict: &Verdict, now_ms: u64) {
     let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
     let attempt = delivery.attempts.saturating_add(1);
-    match settlement {
+    match &verdict.settlement {
         Settlement::Done => {
             count(&delivery.target, "delivered");
             debug!(delivery = id, to, attempt, "delivered");
         }
-        Settlement::Retry { counts: true, not_before_ms, error } => {
+        Settlement::Retry { not_before_ms, error, .. } if verdict.was_tried => {
             count(&delivery.target, "retry");
             let wait = Duration::from_millis(not_before_ms.saturating_sub(now_ms));
             info!(delivery = id, to, attempt, ?wait, error, "a delivery failed and is tried again");
         }
-        Settlement::Retry { counts: false, error, .. } => {
+        Settlement::Retry { error, .. } => {
             count(&delivery.target, "deferred");
             debug!(delivery = id, to, error, "a delivery waits");
         }

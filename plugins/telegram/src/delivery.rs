@@ -38,7 +38,7 @@ impl Delivery for Telegram {
         match &told {
             Ok(()) => outcome.messages(&show.answer, address.chat_id),
             Err(Failure::Permanent(why)) => outcome.undeliverable(why),
-            Err(Failure::Retry(_)) => return told,
+            Err(Failure::Retry { .. }) => return told,
         }
         outcome.report(&task, address.callback_url.as_deref());
         if told.is_ok() {

@@ -166,7 +166,7 @@ fn submit(
             info!("refused update {update}: {error}");
             Ok(say(message, place, "refused", &words::refusal(&error)))
         }
-        Err(SubmitError::UnknownAgent(name)) => Err(Error::Unavailable(format!(
+        Err(SubmitError::UnknownAgent(name)) => Err(Error::unavailable(format!(
             "no agent has the name {name:?} that this plugin is configured with"
         ))),
         Err(error) => Err(error.into()),

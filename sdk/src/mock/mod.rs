@@ -265,6 +265,15 @@ impl Mock {
         self.deliver_and_kill(adapter, task, usize::MAX).expect("an exchange with a long life is not killed")
     }
 
+    fn address(task: &TaskId) -> String {
+        let address = with(|state| {
+            let submitted = state.submissions.iter().find(|submission| submission.task == *task);
+            let deliver = submitted.and_then(|submission| submission.deliver.as_ref());
+            deliver.map(|(_, address)| address.to_string())
+        });
+        address.unwrap_or_else(|| panic!("task {task} was not submitted with a delivery"))
+    }
+
     /// As [`Mock::deliver`], in a host that dies right after the exchange's `imports`-th call of it: what was done by then
     /// is done, and the adapter does not hear of it. None if it died so.
     ///
@@ -276,22 +285,32 @@ impl Mock {
         task: &TaskId,
         imports: usize,
     ) -> Option<Result<(), Failure>> {
-        let address = with(|state| {
-            let submitted = state.submissions.iter().find(|submission| submission.task == *task);
-            let deliver = submitted.and_then(|submission| submission.deliver.as_ref());
-            deliver.map(|(_, address)| address.to_string())
-        });
-        let address = address.unwrap_or_else(|| panic!("task {task} was not submitted with a delivery"));
+        let address = Self::address(task);
         with(|state| state.open_exchange(imports));
         let run = AssertUnwindSafe(|| component::deliver(adapter, task.to_string(), &address));
         match catch_unwind(run) {
             Ok(outcome) => Some(outcome.map_err(|failure| match failure {
-                RawFailure::Retry(ms) => Failure::Retry(Duration::from_millis(ms)),
+                RawFailure::Retry(retry) => {
+                    Failure::retry(Duration::from_millis(retry.after_ms), retry.reason)
+                }
                 RawFailure::Permanent(why) => Failure::Permanent(why),
             })),
             Err(panic) if panic.is::<Killed>() => None,
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// Tells the adapter that the host gives a delivery up.
+    ///
+    /// # Errors
+    /// What the host would log.
+    ///
+    /// # Panics
+    /// If the task is unknown or was submitted without a delivery.
+    pub fn give_up<A: Delivery>(&self, adapter: &A, task: &TaskId, reason: &str) -> Result<(), String> {
+        let address = Self::address(task);
+        with(|state| state.open_exchange(usize::MAX));
+        component::given_up(adapter, task.to_string(), &address, reason)
     }
 
     /// Calls of the host in the last exchange: every number up to it is a place for

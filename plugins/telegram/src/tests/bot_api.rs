@@ -114,7 +114,7 @@ impl Stage {
             let lives_for = kills.next().unwrap_or(usize::MAX);
             match self.mock.deliver_and_kill(&crate::Telegram, task, lives_for) {
                 None => self.note_orphan(task),
-                Some(Err(Failure::Retry(pause))) => self.mock.advance(pause),
+                Some(Err(Failure::Retry { after, .. })) => self.mock.advance(after),
                 Some(outcome) => return outcome,
             }
         }

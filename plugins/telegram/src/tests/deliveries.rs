@@ -2,7 +2,7 @@
 
 use super::bot_api::{Fault, Stage, group, long_text, private, words};
 use plugway_sdk::{
-    Failure, Reason,
+    Failure, Reason, TaskId,
     host::Level,
     mock::{Mock, Script},
 };
@@ -13,6 +13,17 @@ const CURSOR: &str = "▌";
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+/// Delivers once; it is to be tried again after this time, for this reason.
+#[track_caller]
+fn assert_retry(stage: &Stage, task: &TaskId, pause: Duration, why: &str) {
+    match stage.mock.deliver(&crate::Telegram, task) {
+        Err(Failure::Retry { after, reason }) => {
+            assert!(after == pause && reason.contains(why), "{after:?}: {reason}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -222,7 +233,7 @@ fn what_a_message_was_sent_with_is_not_taken_for_what_it_says_now() {
     let task =
         stage.ask(&private(), script.wait(seconds(10)).restart().chunks(pieces(&first)).completed(&first));
     stage.mock.close_after(seconds(15), Reason::Draining);
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(Duration::ZERO)));
+    assert_retry(&stage, &task, Duration::ZERO, "draining");
     assert!(stage.texts()[0].starts_with("term1"));
     stage.mock.advance(seconds(60));
     stage.mock.close_after(seconds(1000), Reason::Draining);
@@ -422,7 +433,7 @@ fn a_long_pause_is_left_to_the_host() {
     let task = stage.ask(&private(), words("Hi.", 10));
     stage.fail_call(1, Fault::Flood(300));
     let asked = stage.mock.now();
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(300))));
+    assert_retry(&stage, &task, seconds(300), "sendMessage: Telegram asks for a pause");
     stage.mock.advance(seconds(300));
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));
@@ -541,7 +552,7 @@ fn a_host_that_drains_gets_its_exchange_back_and_calls_again() {
     let stage = Stage::new(json!({}));
     let task = stage.ask(&private(), words(&text, 100));
     stage.mock.close_after(seconds(5), Reason::Draining);
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(Duration::ZERO)));
+    assert_retry(&stage, &task, Duration::ZERO, "draining");
     stage.mock.close_after(seconds(1000), Reason::Draining);
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.calls("sendMessage").len()), (vec![text], 1));
@@ -552,7 +563,7 @@ fn a_token_that_is_not_granted_is_said_in_the_log_and_tried_again() {
     let stage = Stage::new(json!({}));
     let task = stage.ask(&private(), words("Hi.", 10));
     stage.plan(|_, _| Some(Fault::Refuse(401, "Unauthorized")));
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(60))));
+    assert_retry(&stage, &task, seconds(60), "sendMessage: 401 Unauthorized");
     assert!(stage.mock.has_logged(Level::Error, "401 Unauthorized"));
     stage.plan(|_, _| None);
     stage.deliver(&task, &[]).unwrap();
