@@ -1,7 +1,12 @@
 //! What can go wrong in a role, as the caller will see it: each case becomes one HTTP status and the body
 //! `{"error":{"message","type","code","param"}}`, which is the host's own shape too.
 
-use crate::{mailbox::Reason, response::Response, sys::millis64};
+use crate::{
+    event::{Cancelled, Failed},
+    mailbox::Reason,
+    response::Response,
+    sys::millis64,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, time::Duration};
 
@@ -70,6 +75,17 @@ pub enum Error {
     },
     /// The host wants the exchange to end. Nobody is told: the peer is gone, or is cut off.
     Closed(Reason),
+    /// The agent failed: 504 if it took too long, else 502. Its words go to the log; the caller gets `error_type` as `code`.
+    Failed {
+        /// What went wrong, for programs: `agent_unreachable`, `deadline`, `filter`, …
+        error_type: String,
+        /// What went wrong, in the agent's or the host's words.
+        reason: String,
+    },
+    /// The task was cancelled: why. 409.
+    Cancelled(String),
+    /// A new run voids what was handed out of the answer already. 502.
+    Restarted,
     /// Events were lost for good: the log no longer has them. 500.
     Gap {
         /// First and last position that is missing.
@@ -130,6 +146,8 @@ impl Error {
     pub fn reason(&self) -> String {
         match self {
             Self::Unavailable { reason, .. } => reason.clone(),
+            Self::Failed { error_type, reason } => format!("the agent failed ({error_type}): {reason}"),
+            Self::Cancelled(reason) => format!("the task was cancelled: {reason}"),
             other => other.to_string(),
         }
     }
@@ -141,10 +159,12 @@ impl Error {
             Self::Unauthorized(_) => 401,
             Self::Forbidden(_) => 403,
             Self::NotFound(_) => 404,
-            Self::Conflict(_) => 409,
+            Self::Conflict(_) | Self::Cancelled(_) => 409,
             Self::TooLarge(_) => 413,
             Self::RateLimited { .. } => 429,
             Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => 503,
+            Self::Failed { error_type, .. } if matches!(&**error_type, "deadline" | "agent_silent") => 504,
+            Self::Failed { .. } | Self::Restarted => 502,
             Self::Internal(_) | Self::Gap { .. } => 500,
             Self::Other { status, .. } => *status,
         }
@@ -159,6 +179,7 @@ impl Error {
             Self::NotFound(_) => "not_found_error",
             Self::RateLimited { .. } => "rate_limit_error",
             Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => "unavailable_error",
+            Self::Failed { .. } | Self::Cancelled(_) | Self::Restarted => "agent_error",
             Self::Internal(_) | Self::Gap { .. } => "server_error",
             Self::Other { kind, .. } => kind,
         }
@@ -180,6 +201,7 @@ impl Error {
         let (code, param) = match self {
             Self::Other { code, param, .. } => (*code, param.as_deref()),
             Self::BadRequest { param, .. } => (None, param.as_deref()),
+            Self::Failed { error_type, .. } => (Some(error_type.as_str()), None),
             _ => (None, None),
         };
         let message = match self {
@@ -227,6 +249,9 @@ impl fmt::Display for Error {
             }
             Self::RateLimited { .. } => out.write_str("too many requests, try again later"),
             Self::Busy { .. } => out.write_str("too busy, try again later"),
+            Self::Failed { .. } => out.write_str("the agent could not answer"),
+            Self::Cancelled(_) => out.write_str("the task was cancelled"),
+            Self::Restarted => out.write_str("the agent began anew"),
             Self::Closed(reason) => write!(out, "exchange closed: {reason}"),
             Self::Gap { first, last } => write!(out, "events {first} to {last} are lost"),
         }
@@ -234,6 +259,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        Self::Failed { error_type: failed.error_type, reason: failed.error }
+    }
+}
+
+impl From<Cancelled> for Error {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Cancelled(cancelled.reason)
+    }
+}
 
 /// A value of one's own that can't be written as JSON.
 impl From<serde_json::Error> for Error {

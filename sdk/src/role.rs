@@ -21,7 +21,7 @@ pub trait HttpAdapter {
     fn handle(&self, request: Request, reply: Reply) -> Result<()>;
 }
 
-/// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+/// Role `socket`, which no host serves yet: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
 ///
 /// ```
 /// use plugway_sdk::prelude::*;
@@ -169,13 +169,25 @@ impl From<crate::kv::Error> for Failure {
     }
 }
 
+impl From<crate::webhooks::Error> for Failure {
+    fn from(error: crate::webhooks::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<crate::pacing::Error> for Failure {
+    fn from(error: crate::pacing::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 impl From<crate::http::Error> for Failure {
     fn from(error: crate::http::Error) -> Self {
         Error::from(error).into()
     }
 }
 
-/// Role `filter`: judges what goes in and what comes out, before anything is logged or fanned out.
+/// Role `filter`, which no host serves yet: judges what goes in and what comes out, before anything is logged or fanned out.
 ///
 /// Must be quick. Only [`host`](crate::host) may be called from it, and any instance may get any call: what it has to
 /// remember about a task goes into `state`.

@@ -13,13 +13,9 @@ use standardwebhooks::Webhook;
 use url::Url;
 
 use super::Retry;
+use crate::domain::bounds::{WEBHOOK_KEY, WEBHOOK_URL};
 use crate::egress::{Grant, SecretError, SecretRef, check_callback_url};
 use crate::store::{NewWebhook, Outbox, StoreError};
-
-/// Longest URL that is accepted, in bytes.
-const MAX_URL: usize = 2048;
-/// Longest key that is accepted, in bytes.
-const MAX_KEY: usize = 512;
 
 /// Settings of callbacks (`[callbacks]`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,8 +143,8 @@ impl Callbacks {
 /// # Errors
 /// A sentence that says what is wrong.
 fn check(grant: &Grant, url: &str) -> Result<Url, String> {
-    if url.len() > MAX_URL {
-        return Err(format!("the URL is longer than {MAX_URL} bytes"));
+    if url.len() > WEBHOOK_URL {
+        return Err(format!("the URL is longer than {WEBHOOK_URL} bytes"));
     }
     check_callback_url(grant, url)
 }
@@ -159,12 +155,12 @@ pub enum WebhookError {
     /// The URL is not acceptable: why.
     #[error("{0}")]
     Url(String),
-    /// The body is no JSON, or too large: why.
+    /// URL, key or body: which, and its bound.
     #[error("{0}")]
-    Body(String),
-    /// The key is empty or too long.
-    #[error("the key must have 1 to {MAX_KEY} bytes")]
-    Key,
+    TooLarge(String),
+    /// The key is empty, or the body is no JSON: why.
+    #[error("{0}")]
+    Invalid(String),
     /// The outbox can't take it now.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -210,6 +206,12 @@ impl Webhooks {
         key: String,
     ) -> Result<bool, WebhookError> {
         let callbacks = &self.callbacks.0;
+        let too_large = |what: &str, has: usize, bound: &dyn std::fmt::Display| {
+            WebhookError::TooLarge(format!("the {what} has {has} bytes, {bound} is the limit"))
+        };
+        if let Some(url) = url.as_ref().filter(|url| url.len() > WEBHOOK_URL) {
+            return Err(too_large("URL", url.len(), &WEBHOOK_URL));
+        }
         let url = match url {
             Some(url) => check(&callbacks.grant, &url).map_err(WebhookError::Url)?,
             None => match &callbacks.result_url {
@@ -217,15 +219,18 @@ impl Webhooks {
                 None => return Ok(false),
             },
         };
-        if key.is_empty() || key.len() > MAX_KEY {
-            return Err(WebhookError::Key);
+        if key.is_empty() {
+            return Err(WebhookError::Invalid("the key is empty".to_owned()));
+        }
+        if key.len() > WEBHOOK_KEY {
+            return Err(too_large("key", key.len(), &WEBHOOK_KEY));
         }
         let max = callbacks.config.body;
         if u64::try_from(body.len()).unwrap_or(u64::MAX) > max.as_u64() {
-            return Err(WebhookError::Body(format!("the body has {} bytes, {max} is the limit", body.len())));
+            return Err(too_large("body", body.len(), &max));
         }
         serde_json::from_str::<IgnoredAny>(&body)
-            .map_err(|error| WebhookError::Body(format!("the body is not JSON: {error}")))?;
+            .map_err(|error| WebhookError::Invalid(format!("the body is not JSON: {error}")))?;
         let lane = lane(&url, owner, &key, callbacks.config.per_origin);
         let webhook =
             NewWebhook { owner: owner.to_owned(), key, url: url.into(), lane, body: body.into_boxed_str() };

@@ -258,9 +258,13 @@ async fn urls_inside_are_refused_at_once() {
     let post = |body: &str, key: String| {
         bench.webhooks.post("p", Some("https://a.example/".to_owned()), body.to_owned(), key)
     };
-    assert!(matches!(post("{", "k".to_owned()).await, Err(WebhookError::Body(_))));
-    assert!(matches!(post("{}", String::new()).await, Err(WebhookError::Key)));
-    assert!(matches!(post("{}", "k".repeat(600)).await, Err(WebhookError::Key)));
+    assert!(matches!(post("{", "k".to_owned()).await, Err(WebhookError::Invalid(_))));
+    assert!(matches!(post("{}", String::new()).await, Err(WebhookError::Invalid(_))));
+    assert!(matches!(post("{}", "k".repeat(600)).await, Err(WebhookError::TooLarge(_))));
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    assert!(matches!(post(&large, "k".to_owned()).await, Err(WebhookError::TooLarge(_))));
+    let told = bench.webhooks.post("p", Some(long), "{}".to_owned(), "k".to_owned()).await;
+    assert!(matches!(told, Err(WebhookError::TooLarge(_))), "{told:?}");
     assert!(!bench.webhooks.post("p", None, "{}".to_owned(), "k".to_owned()).await.unwrap());
     // A name that leads inside is found out at the try.
     bench.post("http://localhost/hook", "local").await;

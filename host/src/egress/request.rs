@@ -12,21 +12,7 @@ use url::{Host, Url};
 
 use super::address::{self, DeniedAddress};
 use super::{EgressRequest, Grant, Origin, placeholder};
-
-/// Headers that belong to the connection, or that the client sets itself.
-const OWN_HEADERS: [HeaderName; 11] = [
-    header::HOST,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::EXPECT,
-    header::PROXY_AUTHORIZATION,
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("keep-alive"),
-];
+use crate::domain::bounds::{HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_METHODS, HTTP_OWN_HEADERS, HTTP_URL};
 
 /// Headers of an answer that concern the connection only.
 pub(super) const HOP_BY_HOP: [HeaderName; 7] = [
@@ -75,16 +61,9 @@ pub(super) fn prepare(
 }
 
 fn method(name: &str) -> Result<Method, String> {
-    match name.to_ascii_uppercase().as_str() {
-        "GET" => Ok(Method::GET),
-        "HEAD" => Ok(Method::HEAD),
-        "POST" => Ok(Method::POST),
-        "PUT" => Ok(Method::PUT),
-        "PATCH" => Ok(Method::PATCH),
-        "DELETE" => Ok(Method::DELETE),
-        "OPTIONS" => Ok(Method::OPTIONS),
-        _ => Err("the method must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS".to_owned()),
-    }
+    let name = name.to_ascii_uppercase();
+    let known = HTTP_METHODS.contains(&name.as_str()).then(|| name.parse().ok()).flatten();
+    known.ok_or_else(|| format!("the method must be one of {}", HTTP_METHODS.join(", ")))
 }
 
 /// What is wrong with a URL.
@@ -119,7 +98,7 @@ pub(super) fn denied_sentence(origin: &str, denied: &DeniedAddress, table: &str)
 
 /// A URL that may be used, as far as its text tells.
 pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
-    if text.len() > MAX_URL {
+    if text.len() > HTTP_URL {
         return Err(BadUrl::Unacceptable("it is longer than 16 KiB"));
     }
     let url = Url::parse(text).map_err(|_| BadUrl::Unacceptable("it is not an absolute URL"))?;
@@ -149,18 +128,11 @@ pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
     }
 }
 
-/// Header fields of a request.
-const MAX_HEADERS: usize = 128;
-/// Bytes of all header fields of a request.
-const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Bytes of a URL.
-const MAX_URL: usize = 16 << 10;
-
 fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String> {
     let bytes: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if list.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+    if list.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
         return Err(format!(
-            "the request has {} headers of {bytes} bytes; {MAX_HEADERS} of {MAX_HEADER_BYTES} bytes are the limit",
+            "the request has {} headers of {bytes} bytes; {HTTP_HEADERS} of {HTTP_HEADER_BYTES} bytes are the limit",
             list.len()
         ));
     }
@@ -169,7 +141,7 @@ fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String
         let shown: String = name.chars().take(80).collect();
         let key = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("`{shown}` is not a header's name"))?;
-        if OWN_HEADERS.contains(&key) || key == "proxy-connection" {
+        if HTTP_OWN_HEADERS.contains(&key.as_str()) {
             return Err(format!("the header `{key}` belongs to the connection and can't be set"));
         }
         if key == header::ACCEPT_ENCODING {

@@ -132,7 +132,7 @@ impl Answer {
         match self.bot.call("sendMessageDraft", &self.to_chat(body), ACTION_TIMEOUT) {
             Ok(_) => Shown::Yes,
             Err(Problem::Flood(pause)) => {
-                pacing::pause(&self.chat_key(), pause);
+                self.pause(pause);
                 Shown::Skipped(pause)
             }
             Err(Problem::NotDone(_) | Problem::Unknown(_)) => Shown::Skipped(Duration::ZERO),
@@ -319,7 +319,7 @@ impl Answer {
             let pause = match self.bot.call(method, &body, CALL_TIMEOUT) {
                 Ok(result) => return Ok(Called::Done(result)),
                 Err(Problem::Flood(pause)) => {
-                    pacing::pause(&self.chat_key(), pause);
+                    self.pause(pause);
                     if patience == Patience::Skip {
                         return Ok(Called::Skipped(pause));
                     }
@@ -405,6 +405,17 @@ impl Answer {
     }
 
     fn turn(&self, limits: &[(&str, u32, Duration)], longest: Duration) -> bool {
-        limits.iter().all(|(key, count, per)| pacing::acquire(key, *count, *per, longest))
+        pacing::acquire_all(limits, longest).unwrap_or_else(|error| {
+            warn!("no turn in chat {}: {error}", self.chat);
+            false
+        })
+    }
+
+    /// Nobody says anything in the chat before the time is over; what is longer than a day is asked about again.
+    fn pause(&self, time: Duration) {
+        let longest = Duration::from_millis(plugway_sdk::bounds::PACING_PAUSE_MS.into());
+        if let Err(error) = pacing::pause(&self.chat_key(), time.min(longest)) {
+            warn!("a pause in chat {} is not kept: {error}", self.chat);
+        }
     }
 }

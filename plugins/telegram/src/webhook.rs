@@ -51,23 +51,17 @@ impl Options {
     fn read(request: &Request) -> Result<Self> {
         let callback_url = request.query("callback_url").map(|url| url.into_owned());
         if let Some(url) = &callback_url
-            && !is_web_url(url)
+            && let Err(why) = webhooks::check(url)
         {
-            return Err(Error::field("callback_url", "is not an http or https URL"));
+            return Err(Error::field("callback_url", why));
         }
         Ok(Self { stream: request.query("stream").map(|_| request.flag("stream")), callback_url })
     }
 }
 
-fn is_web_url(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
-    !host.is_empty() && !url.contains(|char: char| char.is_whitespace() || char.is_control())
-}
-
 fn authorize(request: &Request) -> Result<()> {
     if !host::has_secret("webhook_secret") {
-        if pacing::acquire("warned/secret", 1, HOUR, Duration::ZERO) {
+        if pacing::acquire("warned/secret", 1, HOUR, Duration::ZERO)? {
             warn!("taking an update unverified: no secret `webhook_secret` is granted");
         }
         return Ok(());
@@ -93,7 +87,7 @@ fn on_message(update: i64, message: &Message, options: &Options, config: &Config
         return Ok(ignored());
     }
     let username = sender.and_then(|user| user.username.as_deref());
-    if !allowed(config, message.chat.id, sender.map(|user| user.id), username) {
+    if !allowed(config, message.chat.id, sender.map(|user| user.id), username)? {
         return Ok(ignored());
     }
     let place = Place { chat: message.chat.id, topic: message.topic() };
@@ -104,15 +98,15 @@ fn on_message(update: i64, message: &Message, options: &Options, config: &Config
     }
 }
 
-fn allowed(config: &Config, chat: i64, user: Option<i64>, username: Option<&str>) -> bool {
-    if config.allows_everyone() && pacing::acquire("warned/everyone", 1, HOUR, Duration::ZERO) {
+fn allowed(config: &Config, chat: i64, user: Option<i64>, username: Option<&str>) -> Result<bool> {
+    if config.allows_everyone() && pacing::acquire("warned/everyone", 1, HOUR, Duration::ZERO)? {
         warn!("allowed_users and allowed_chats are empty: everyone may use this bot");
     }
     let allowed = config.allows(chat, user, username);
     if !allowed {
         info!("ignored a message in chat {chat} from {user:?} ({username:?}): not allowed");
     }
-    allowed
+    Ok(allowed)
 }
 
 fn submit(
@@ -198,7 +192,7 @@ fn cancel(update: i64, place: Place) -> Result<bool> {
     if kv::get(&key)?.is_some() {
         return Ok(true);
     }
-    let stopped = plugway_sdk::cancel_session(&place.session()?) > 0;
+    let stopped = plugway_sdk::cancel_session(&place.session()?)? > 0;
     if stopped {
         kv::put(&key, b"1", Some(HOUR))?;
     }
@@ -222,6 +216,6 @@ fn say(message: &Message, place: Place, status: &str, text: &str) -> Value {
 /// The stop button of a draft. It is shown in private chats only, so whoever presses it has asked what is being answered.
 fn on_stop(stopped: &Stopped) -> Result<Value> {
     let place = Place { chat: stopped.chat.id, topic: stopped.message_thread_id };
-    let count = plugway_sdk::cancel_session(&place.session()?);
+    let count = plugway_sdk::cancel_session(&place.session()?)?;
     Ok(json!({"status": "handled", "cancelled": count}))
 }

@@ -328,6 +328,41 @@ fn events_that_were_lost_do_not_spoil_the_answer() {
 }
 
 #[test]
+fn a_delivery_that_is_given_up_is_called_back_as_no_success() {
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words("Hi.", 10));
+    stage.plan(|_, _| Some(Fault::Server));
+    assert_retry(&stage, &task, seconds(30), "sendMessage: 502");
+    assert!(stage.mock.webhooks().is_empty());
+    stage.mock.give_up(&crate::Telegram, &task, "given up after 1day: sendMessage: 502").unwrap();
+    let body = stage.mock.webhooks()[0].body.clone();
+    assert_eq!((&body["success"], &body["messages"]), (&json!(false), &json!([])));
+    assert_eq!(body["error"], "not delivered: given up after 1day: sendMessage: 502");
+    assert_eq!(body["task_id"], task.as_str());
+}
+
+#[test]
+fn a_callback_that_can_not_be_stored_keeps_the_delivery_open() {
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words("Hi.", 10));
+    stage.mock.break_outbox(Some("the disk is full"));
+    assert_retry(&stage, &task, seconds(5), "the outbox is unavailable: the disk is full");
+    stage.mock.break_outbox(None);
+    stage.deliver(&task, &[]).unwrap();
+    assert_eq!((stage.texts(), stage.mock.webhooks().len()), (vec!["Hi.".to_owned()], 1));
+}
+
+#[test]
+fn a_callback_that_is_too_large_goes_without_the_messages() {
+    let stage = Stage::new(json!({"stream": false}));
+    let task = stage.ask(&private(), Script::reply([long_text(1_100_000)]));
+    stage.deliver(&task, &[]).unwrap();
+    let body = &stage.mock.webhooks()[0].body;
+    assert_eq!((&body["success"], &body["messages"]), (&json!(true), &json!([])));
+    assert!(body["error"].as_str().unwrap().starts_with("the messages are left out: the body has"));
+}
+
+#[test]
 fn the_callback_tells_what_was_sent() {
     let stage = Stage::new(json!({}));
     let script = Script::new()
