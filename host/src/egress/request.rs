@@ -7,11 +7,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri};
 use http_body_util::Full;
 use ipnet::IpNet;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use url::{Host, Url};
 
 use super::address::{self, DeniedAddress};
-use super::{EgressRequest, Grant, Origin, placeholder};
+use super::{EgressRequest, Grant, Origin, Secret, placeholder};
 use crate::domain::bounds::{HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_METHODS, HTTP_OWN_HEADERS, HTTP_URL};
 
 /// Headers of an answer that concern the connection only.
@@ -25,7 +27,7 @@ pub(super) const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Puts a request together.
+/// Puts a request together. Returns with it the names of the secrets that are in it.
 ///
 /// # Errors
 /// A sentence: what is not granted or not acceptable, and where it can be granted the line to add.
@@ -33,7 +35,8 @@ pub(super) fn prepare(
     grant: &Grant,
     request: EgressRequest,
     max_body: ByteSize,
-) -> Result<http::Request<Full<Bytes>>, String> {
+) -> Result<(http::Request<Full<Bytes>>, BTreeSet<String>), String> {
+    let used = Used { grant, names: RefCell::default() };
     let method = method(&request.method)?;
     let url = vetted_url(&request.url, grant.networks())
         .map_err(|problem| problem.sentence(&request.url, grant.table()))?;
@@ -47,8 +50,8 @@ pub(super) fn prepare(
     if u64::try_from(request.body.len()).unwrap_or(u64::MAX) > max_body.as_u64() {
         return Err(format!("the request's body has {} bytes, {max_body} is the limit", request.body.len()));
     }
-    let headers = headers(grant, &request.headers)?;
-    let mut target = placeholder::fill_path(url.path(), &|name| grant.secret(name))
+    let headers = headers(&used, &request.headers)?;
+    let mut target = placeholder::fill_path(url.path(), &|name| used.secret(name))
         .map_err(|name| missing_secret(grant, &name))?;
     if let Some(query) = url.query() {
         target.push('?');
@@ -57,7 +60,21 @@ pub(super) fn prepare(
     let uri: Uri = format!("{origin}{target}").parse().map_err(|_| "the URL is not acceptable".to_owned())?;
     let mut out = http::Request::new(Full::new(request.body));
     (*out.method_mut(), *out.uri_mut(), *out.headers_mut()) = (method, uri, headers);
-    Ok(out)
+    Ok((out, used.names.into_inner()))
+}
+
+/// A grant that remembers which of its secrets were asked for.
+struct Used<'a> {
+    grant: &'a Grant,
+    names: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Used<'a> {
+    fn secret(&self, name: &str) -> Option<&'a Secret> {
+        let secret = self.grant.secret(name)?;
+        self.names.borrow_mut().insert(name.to_owned());
+        Some(secret)
+    }
 }
 
 fn method(name: &str) -> Result<Method, String> {
@@ -128,7 +145,7 @@ pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
     }
 }
 
-fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String> {
+fn headers(used: &Used<'_>, list: &[(String, String)]) -> Result<HeaderMap, String> {
     let bytes: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
     if list.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
         return Err(format!(
@@ -148,8 +165,8 @@ fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String
             continue;
         }
         let secret = placeholder::is_in(value);
-        let value = placeholder::fill_header(value, &|name| grant.secret(name))
-            .map_err(|name| missing_secret(grant, &name))?;
+        let value = placeholder::fill_header(value, &|name| used.secret(name))
+            .map_err(|name| missing_secret(used.grant, &name))?;
         let mut value = HeaderValue::from_str(&value)
             .map_err(|_| format!("the value of the header `{key}` is not acceptable"))?;
         value.set_sensitive(secret);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::{Limits, PluginConfig};
-use crate::egress::Grant;
+use crate::egress::{Grant, Secret};
 
 /// What one plugin may do and how it is configured.
 #[derive(Clone, Debug)]
@@ -90,6 +90,12 @@ fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<Plugi
     let mut secrets = BTreeMap::new();
     for (secret, reference) in &config.secrets {
         let value = reference.resolve().map_err(|error| invalid("secrets", format!("{secret}: {error}")))?;
+        if let Some(value) = value.as_ref().filter(|value| value.expose().len() < Secret::LEAST) {
+            let (length, least) = (value.expose().len(), Secret::LEAST);
+            let reason =
+                format!("{secret}: has {length} characters, at least {least} are needed (from {reference})");
+            return Err(invalid("secrets", reason));
+        }
         secrets.extend(value.map(|value| (secret.clone(), value)));
     }
     let grant = Grant::plugin(name, config.origins.iter().cloned(), config.private_networks.clone(), secrets);
@@ -115,4 +121,31 @@ pub(crate) fn is_name(stem: &str) -> bool {
     (1..=64).contains(&stem.len())
         && stem.bytes().all(fits)
         && stem.as_bytes().first().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::SecretRef;
+
+    fn resolve_secret(value: &str) -> Result<PluginSettings, String> {
+        let secrets = [("webhook_secret".to_owned(), SecretRef::parse(value).unwrap())].into();
+        let config = PluginConfig { secrets, ..PluginConfig::default() };
+        let defaults: Limits = serde_json::from_value(serde_json::json!({
+            "memory": "1MiB", "memory_total": "1MiB", "cpu_per_step": "1s", "exchange_timeout": "1s",
+            "exchanges": 1, "waiting": 1, "log": "1MiB", "requests": 1, "kv": "1MiB", "traps": 1,
+            "trap_window": "1s", "file": "1MiB",
+        }))
+        .unwrap();
+        resolve("telegram", &config, &defaults).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_that_is_too_short_is_refused_by_the_name_of_its_setting() {
+        let told = resolve_secret("1234567").unwrap_err();
+        assert!(told.starts_with("plugins.telegram.secrets: webhook_secret: has 7 characters"), "{told}");
+        assert!(!told.contains("1234567"), "{told}");
+        assert!(resolve_secret("12345678").unwrap().grant.secret("webhook_secret").is_some());
+        assert!(resolve_secret("").unwrap().grant.secret("webhook_secret").is_none(), "it is not granted");
+    }
 }
