@@ -1,5 +1,5 @@
 //! Everything that leaves on its own: deliveries by plugins, and webhooks. What is in the outbox is tried until it has
-//! arrived or is a dead letter, at least once and not before its predecessor in the same lane.
+//! arrived or is a dead letter, at least once. Deliveries of one session leave in order; webhooks have none.
 
 mod callbacks;
 #[cfg(test)]

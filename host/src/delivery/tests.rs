@@ -204,7 +204,7 @@ async fn dead_endpoints_do_not_hold_up_a_live_one() {
     let live = Server::answering(answer(200, "", "")).await;
     let (config, mut callbacks) = settings();
     callbacks.timeout = Duration::from_secs(60);
-    // Four slots of eight are the most that one dead origin can hold.
+    // Four slots of eight are the most that one dead URL can hold.
     let bench = start((Config { webhooks: 8, ..config }, callbacks), absent());
     for key in 0..40 {
         bench.post(&hanging.origin(), &format!("dead {key}")).await;
@@ -216,6 +216,72 @@ async fn dead_endpoints_do_not_hold_up_a_live_one() {
         bench.ended(index).await.unwrap();
     }
     assert_eq!((hanging.seen().len(), live.seen().len()), (4, 20));
+}
+
+#[tokio::test]
+async fn a_dead_path_does_not_hold_up_another_of_its_origin() {
+    let server = Server::start(|seen, _| {
+        let head = &seen.head;
+        match () {
+            () if head.starts_with("POST /hangs") => vec![Step::Hang],
+            () if head.starts_with("POST /down") => {
+                vec![Step::Send(answer(503, "retry-after: 3600\r\n", ""))]
+            }
+            () => vec![Step::Send(answer(200, "", ""))],
+        }
+    })
+    .await;
+    let (config, mut callbacks) = settings();
+    (callbacks.timeout, callbacks.per_origin) = (Duration::from_secs(60), 6);
+    let bench = start((config, callbacks), absent());
+    for key in 0..40 {
+        bench.post(&format!("{}/hangs", server.origin()), &format!("hangs {key}")).await;
+        bench.post(&format!("{}/down", server.origin()), &format!("down {key}")).await;
+    }
+    for key in 0..20 {
+        bench.post(&format!("{}/live/{key}", server.origin()), &format!("live {key}")).await;
+    }
+    for index in 80..100 {
+        bench.ended(index).await.unwrap();
+    }
+    let seen = server.seen();
+    let to = |path: &str| seen.iter().filter(|seen| seen.head.starts_with(&format!("POST {path}"))).count();
+    assert_eq!((to("/hangs"), to("/live")), (4, 20));
+}
+
+#[tokio::test]
+async fn an_origin_gets_no_more_at_once_than_the_configuration_allows() {
+    let server = Server::start(|_, _| vec![Step::Hang]).await;
+    let (config, mut callbacks) = settings();
+    (callbacks.timeout, callbacks.per_origin) = (Duration::from_secs(60), 3);
+    let bench = start((config, callbacks), absent());
+    for path in 0..20 {
+        bench.post(&format!("{}/{path}", server.origin()), &path.to_string()).await;
+    }
+    eventually(|| (server.seen().len() == 3).then_some(())).await;
+    let live = Server::answering(answer(200, "", "")).await;
+    bench.post(&live.origin(), "live").await;
+    bench.ended(20).await.unwrap();
+    assert_eq!(server.seen().len(), 3);
+    let given_back: usize = (0..20).map(|index| bench.outbox.row(index).settlements.len()).sum();
+    assert_eq!(given_back, 0, "what has no place is not claimed");
+}
+
+#[tokio::test]
+async fn a_callback_that_waits_for_another_try_holds_up_none_to_the_same_url() {
+    let server = Server::start(|_, before| {
+        let first = answer(503, "retry-after: 3600\r\n", "");
+        vec![Step::Send(if before == 0 { first } else { answer(200, "", "") })]
+    })
+    .await;
+    let (config, mut callbacks) = settings();
+    callbacks.per_url = 1;
+    let bench = start((config, callbacks), absent());
+    bench.post(&server.origin(), "first").await;
+    eventually(|| (!bench.outbox.row(0).settlements.is_empty()).then_some(())).await;
+    bench.post(&server.origin(), "second").await;
+    bench.ended(1).await.unwrap();
+    assert!(bench.outbox.row(0).end.is_none());
 }
 
 #[tokio::test]

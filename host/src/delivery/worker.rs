@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::retry::{Jitter, Outcome};
-use super::{DeliveryFailure, PluginDelivery, Worker, webhook};
+use super::{DeliveryFailure, PluginDelivery, Worker, callbacks, webhook};
 use crate::store::{Delivery, DeliveryLease, DeliveryTarget, Except, Settlement, StoreError};
 
 /// Deliveries claimed in one go.
@@ -40,6 +40,7 @@ pub async fn run(mut worker: Worker, stop: CancellationToken) {
     let tries = Tries { jitter: Jitter::new(worker.seed), worker, stop: stop.clone() };
     Loop {
         webhooks: Arc::new(Semaphore::new(tries.worker.config.webhooks.clamp(1, Semaphore::MAX_PERMITS))),
+        origins: BTreeMap::new(),
         plugins: BTreeMap::new(),
         away: BTreeMap::new(),
         under_way: JoinSet::new(),
@@ -53,6 +54,8 @@ struct Loop {
     tries: Arc<Tries>,
     /// Permits of webhooks.
     webhooks: Arc<Semaphore>,
+    /// Permits of each origin that has webhooks under way.
+    origins: BTreeMap<String, Arc<Semaphore>>,
     /// Permits of each plugin that has something under way.
     plugins: BTreeMap<String, Arc<Semaphore>>,
     /// Plugins that can't be called, and until when.
@@ -90,6 +93,8 @@ impl Loop {
         }
         let all = self.per_plugin();
         self.plugins.retain(|_, permits| permits.available_permits() < all);
+        let all = self.per_origin();
+        self.origins.retain(|_, permits| permits.available_permits() < all);
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
     }
@@ -109,6 +114,10 @@ impl Loop {
         self.tries.worker.config.per_plugin.clamp(1, Semaphore::MAX_PERMITS)
     }
 
+    fn per_origin(&self) -> usize {
+        self.tries.worker.callbacks.config().per_origin.clamp(1, Semaphore::MAX_PERMITS)
+    }
+
     /// Claims once and begins what was claimed. Returns how long there is nothing to do; zero: look again at once.
     async fn claim(&mut self) -> Duration {
         let Worker { outbox, config, clock, .. } = &self.tries.worker;
@@ -118,7 +127,14 @@ impl Loop {
         let free = self.webhooks.available_permits().min(BATCH);
         let mut permits: Vec<_> =
             (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
-        let except = Except { plugins, webhooks: permits.is_empty() };
+        let left =
+            |(origin, permits): (&String, &Arc<Semaphore>)| (origin.clone(), permits.available_permits());
+        let except = Except {
+            plugins,
+            webhooks: permits.is_empty(),
+            origins: self.origins.iter().map(left).collect(),
+            per_origin: self.per_origin(),
+        };
         let limit = if permits.is_empty() { BATCH } else { permits.len() };
         let began_ms = clock.now_ms();
         let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
@@ -164,17 +180,29 @@ impl Loop {
         &mut self,
         target: &DeliveryTarget,
         webhooks: &mut Vec<OwnedSemaphorePermit>,
-    ) -> Option<OwnedSemaphorePermit> {
-        match target {
-            DeliveryTarget::Webhook { .. } => webhooks.pop(),
-            DeliveryTarget::Plugin { plugin, .. } => {
-                let all = self.per_plugin();
-                let permits =
-                    self.plugins.entry(plugin.clone()).or_insert_with(|| Arc::new(Semaphore::new(all)));
-                Arc::clone(permits).try_acquire_owned().ok()
+    ) -> Option<Permit> {
+        let (all, permits) = match target {
+            DeliveryTarget::Webhook { url, .. } => {
+                (self.per_origin(), self.origins.entry(callbacks::origin(url)))
             }
-        }
+            DeliveryTarget::Plugin { plugin, .. } => (self.per_plugin(), self.plugins.entry(plugin.clone())),
+        };
+        let permits = permits.or_insert_with(|| Arc::new(Semaphore::new(all)));
+        let of_target = Arc::clone(permits).try_acquire_owned().ok()?;
+        let of_all = match target {
+            DeliveryTarget::Webhook { .. } => Some(webhooks.pop()?),
+            DeliveryTarget::Plugin { .. } => None,
+        };
+        Some(Permit { _of_target: of_target, _of_all: of_all })
     }
+}
+
+/// The right to have a delivery under way.
+struct Permit {
+    /// One of its plugin's or of its origin's.
+    _of_target: OwnedSemaphorePermit,
+    /// One of all webhooks'.
+    _of_all: Option<OwnedSemaphorePermit>,
 }
 
 /// What becomes of a delivery after a try.
@@ -322,9 +350,7 @@ impl Tries {
 fn destination(target: &DeliveryTarget) -> String {
     match target {
         DeliveryTarget::Plugin { plugin, task, .. } => format!("{plugin} ({task})"),
-        DeliveryTarget::Webhook { url, .. } => {
-            url::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
-        }
+        DeliveryTarget::Webhook { url, .. } => callbacks::origin(url),
     }
 }
 
