@@ -26,6 +26,12 @@ pub const WEBHOOK_URL: usize = 2_048;
 /// Longest key of a callback, in bytes; an empty one is refused too.
 pub const WEBHOOK_KEY: usize = 512;
 
+/// Longest name of a session, in bytes; an empty one is refused too.
+pub const SESSION_NAME: usize = 512;
+/// Longest idempotency key, in bytes; an empty one is refused too.
+pub const TASK_KEY: usize = 512;
+/// Longest address of a delivery, in bytes.
+pub const TASK_ADDRESS: usize = 64 << 10;
 /// Tasks and sessions that one exchange may follow at once.
 pub const FOLLOWS: usize = 64;
 

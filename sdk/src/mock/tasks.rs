@@ -5,7 +5,10 @@ use super::{
     state::{Follow, State, count_import, import, with},
 };
 use crate::task::{Moment, SubmitError};
-use crate::{bounds::FOLLOWS, sys::raw};
+use crate::{
+    bounds::{FOLLOWS, SESSION_NAME, TASK_ADDRESS, TASK_KEY},
+    sys::raw,
+};
 use raw::tasks::{Accepted, Error, NewTask};
 
 pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
@@ -14,8 +17,27 @@ pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError
     result
 }
 
+fn is_name(name: &str) -> bool {
+    (1..=SESSION_NAME).contains(&name.len())
+}
+
+/// The bounds of what may be submitted.
+fn check(task: &NewTask) -> Result<(), String> {
+    if !task.session.as_deref().is_none_or(is_name) {
+        return Err(format!("session: must have 1 to {SESSION_NAME} bytes"));
+    }
+    if !task.idempotency_key.as_ref().is_none_or(|key| (1..=TASK_KEY).contains(&key.len())) {
+        return Err(format!("idempotency_key: must have 1 to {TASK_KEY} bytes"));
+    }
+    if task.deliver.as_ref().is_some_and(|order| order.address.len() > TASK_ADDRESS) {
+        return Err(format!("deliver.address: must have at most {TASK_ADDRESS} bytes"));
+    }
+    Ok(())
+}
+
 fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
     let parse = |text: &str| serde_json::from_str(text).map_err(|error: serde_json::Error| error.to_string());
+    check(task).map_err(raw::tasks::SubmitError::Invalid)?;
     let input = parse(&task.input).map_err(raw::tasks::SubmitError::Invalid)?;
     let deliver = match &task.deliver {
         None => None,
@@ -105,6 +127,7 @@ pub(crate) fn follow(task: &str, after: Option<&str>) -> Result<(), Error> {
 
 pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), Error> {
     lookup(|state| {
+        check_session(session)?;
         let turns: Vec<&Submission> =
             state.submissions.iter().filter(|submission| submission.session == session).collect();
         // A cursor names its task, so turns before that task are behind it.
@@ -140,8 +163,17 @@ pub(crate) fn cancel(task: &str) -> Result<bool, Error> {
     lookup(|state| Ok(state.tasks.get_mut(task).is_some_and(|log| log.cancel(task, state.now_ms))))
 }
 
+fn check_session(session: &str) -> Result<(), Error> {
+    if is_name(session) {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("session: must have 1 to {SESSION_NAME} bytes")))
+    }
+}
+
 pub(crate) fn cancel_session(session: &str) -> Result<u32, Error> {
     lookup(|state| {
+        check_session(session)?;
         let turns = state.tasks.iter_mut().filter(|(_, log)| log.session == session);
         Ok(turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum())
     })
