@@ -335,9 +335,7 @@ fn delivery_worker(
     let deliver = move |delivery: PluginDelivery| {
         let exchanges = exchanges.clone();
         let call: futures::future::BoxFuture<'static, _> =
-            Box::pin(
-                async move { exchanges.deliver(&delivery.plugin, delivery.task, delivery.address).await },
-            );
+            Box::pin(async move { exchanges.deliver(delivery).await });
         call
     };
     delivery::Worker {

@@ -79,7 +79,7 @@ pub mod delivery {
         default_bindings_module: "plugway_sdk::bindings::delivery",
     });
 
-    pub use exports::plugway::gateway::delivery::{Failure, Guest};
+    pub use exports::plugway::gateway::delivery::{Failure, Guest, Retry};
 }
 
 /// Role `filter`.

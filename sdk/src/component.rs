@@ -43,9 +43,13 @@ pub fn handle<A: HttpAdapter>(adapter: &A, request: HttpRequest) -> Result<(), S
         (Ok(()), Answer::Whole) | (Err(Error::Closed(Reason::PeerGone)), _) => Ok(()),
         (Ok(()), Answer::None) => Err("the handler returned without an answer".to_owned()),
         (Ok(()), Answer::Refused(problem)) => Err(problem),
-        (Err(error @ (Error::Internal(_) | Error::Gap { .. })), Answer::None) => Err(error.to_string()),
-        (Err(error), Answer::None) => responder::send(&error.response().into_raw()),
-        (Err(error), Answer::Growing(_) | Answer::Whole | Answer::Refused(_)) => Err(error.to_string()),
+        (Err(error @ (Error::Internal(_) | Error::Gap { .. })), Answer::None) => Err(error.reason()),
+        (Err(error), Answer::None) => {
+            responder::send(&error.response().into_raw())?;
+            // What the caller was not told is for the log.
+            if error.reason() == error.to_string() { Ok(()) } else { Err(error.reason()) }
+        }
+        (Err(error), Answer::Growing(_) | Answer::Whole | Answer::Refused(_)) => Err(error.reason()),
     }
 }
 
@@ -59,7 +63,7 @@ pub fn serve<A: SocketAdapter>(adapter: &A, upgrade: HttpRequest) -> Result<(), 
         }
         Err(error) => {
             connection::close(1011, "internal error");
-            Err(error.to_string())
+            Err(error.reason())
         }
     }
 }
@@ -71,9 +75,17 @@ pub fn deliver<A: Delivery>(adapter: &A, task: String, address: &str) -> Result<
         Err((message, _)) => Err(Failure::Permanent(format!("address: {message}"))),
     };
     outcome.map_err(|failure| match failure {
-        Failure::Retry(after) => delivery_wit::Failure::Retry(millis64(after)),
+        Failure::Retry { after, reason } => {
+            delivery_wit::Failure::Retry(delivery_wit::Retry { after_ms: millis64(after), reason })
+        }
         Failure::Permanent(why) => delivery_wit::Failure::Permanent(why),
     })
+}
+
+pub fn given_up<A: Delivery>(adapter: &A, task: String, address: &str, reason: &str) -> Result<(), String> {
+    mailbox::clear();
+    let address = from_json(address.as_bytes()).map_err(|(message, _)| format!("address: {message}"))?;
+    adapter.given_up(TaskRef::new(task), address, reason).map_err(|error| error.reason())
 }
 
 pub fn admit<A: Filter>(adapter: &A, input: &str) -> filter_wit::Admission {
@@ -166,6 +178,14 @@ macro_rules! __component {
                     address: ::std::string::String,
                 ) -> ::core::result::Result<(), $crate::bindings::delivery::Failure> {
                     $crate::component::deliver(&$adapter, task, &address)
+                }
+
+                fn given_up(
+                    task: ::std::string::String,
+                    address: ::std::string::String,
+                    reason: ::std::string::String,
+                ) -> ::core::result::Result<(), ::std::string::String> {
+                    $crate::component::given_up(&$adapter, task, &address, &reason)
                 }
             }
 

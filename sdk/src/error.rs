@@ -1,7 +1,12 @@
 //! What can go wrong in a role, as the caller will see it: each case becomes one HTTP status and the body
 //! `{"error":{"message","type","code","param"}}`, which is the host's own shape too.
 
-use crate::{mailbox::Reason, response::Response, sys::millis64};
+use crate::{
+    event::{Cancelled, Failed},
+    mailbox::Reason,
+    response::Response,
+    sys::millis64,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, time::Duration};
 
@@ -11,7 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a request was not answered as hoped.
 ///
 /// Returned from [`HttpAdapter::handle`](crate::HttpAdapter::handle) before anything was sent, it becomes the answer;
-/// after a body was started, it cuts the body off. Every message but that of `Internal` and `Gap` reaches the caller.
+/// after a body was started, it cuts the body off. What reaches the caller is the text of [`Display`](fmt::Display), except
+/// for `Internal` and `Gap`; [`Error::reason`] is what reaches the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -42,8 +48,16 @@ pub enum Error {
         /// When to come back.
         retry_after: Duration,
     },
-    /// 503.
-    Unavailable(String),
+    /// 503, with `Retry-After` where that is known: something that the plugin needs does not work now. See
+    /// [`Error::unavailable`].
+    Unavailable {
+        /// What and why, for the log: it may name what is nobody else's business.
+        reason: String,
+        /// What the caller is told; "temporarily unavailable" if none.
+        message: Option<String>,
+        /// When to come back.
+        retry_after: Option<Duration>,
+    },
     /// 500. The message goes to the log, not to the caller.
     Internal(String),
     /// Any other answer, with a `code` for programs.
@@ -61,6 +75,17 @@ pub enum Error {
     },
     /// The host wants the exchange to end. Nobody is told: the peer is gone, or is cut off.
     Closed(Reason),
+    /// The agent failed: 504 if it took too long, else 502. Its words go to the log; the caller gets `error_type` as `code`.
+    Failed {
+        /// What went wrong, for programs: `agent_unreachable`, `deadline`, `filter`, …
+        error_type: String,
+        /// What went wrong, in the agent's or the host's words.
+        reason: String,
+    },
+    /// The task was cancelled: why. 409.
+    Cancelled(String),
+    /// A new run voids what was handed out of the answer already. 502.
+    Restarted,
     /// Events were lost for good: the log no longer has them. 500.
     Gap {
         /// First and last position that is missing.
@@ -94,6 +119,39 @@ impl Error {
         Self::Internal(message.to_string())
     }
 
+    /// A 503 whose reason goes to the log only; [`Error::with_message`] tells the caller more.
+    ///
+    /// ```
+    /// # use plugway_sdk::Error;
+    /// let error = Error::unavailable("db-7.internal: connection refused");
+    /// assert_eq!(error.to_string(), "temporarily unavailable");
+    /// let error = error.with_message("the archive is closed on Sundays");
+    /// assert_eq!(error.to_string(), "the archive is closed on Sundays");
+    /// assert_eq!(error.reason(), "db-7.internal: connection refused");
+    /// ```
+    pub fn unavailable(reason: impl fmt::Display) -> Self {
+        Self::Unavailable { reason: reason.to_string(), message: None, retry_after: None }
+    }
+
+    /// Tells the caller this, where it would be told that something is unavailable.
+    #[must_use]
+    pub fn with_message(mut self, text: impl Into<String>) -> Self {
+        if let Self::Unavailable { message, .. } = &mut self {
+            *message = Some(text.into());
+        }
+        self
+    }
+
+    /// What the log says of it: everything.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable { reason, .. } => reason.clone(),
+            Self::Failed { error_type, reason } => format!("the agent failed ({error_type}): {reason}"),
+            Self::Cancelled(reason) => format!("the task was cancelled: {reason}"),
+            other => other.to_string(),
+        }
+    }
+
     /// The status that it becomes.
     pub fn status(&self) -> u16 {
         match self {
@@ -101,10 +159,12 @@ impl Error {
             Self::Unauthorized(_) => 401,
             Self::Forbidden(_) => 403,
             Self::NotFound(_) => 404,
-            Self::Conflict(_) => 409,
+            Self::Conflict(_) | Self::Cancelled(_) => 409,
             Self::TooLarge(_) => 413,
             Self::RateLimited { .. } => 429,
-            Self::Busy { .. } | Self::Unavailable(_) | Self::Closed(_) => 503,
+            Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => 503,
+            Self::Failed { error_type, .. } if matches!(&**error_type, "deadline" | "agent_silent") => 504,
+            Self::Failed { .. } | Self::Restarted => 502,
             Self::Internal(_) | Self::Gap { .. } => 500,
             Self::Other { status, .. } => *status,
         }
@@ -118,7 +178,8 @@ impl Error {
             Self::Forbidden(_) => "permission_error",
             Self::NotFound(_) => "not_found_error",
             Self::RateLimited { .. } => "rate_limit_error",
-            Self::Busy { .. } | Self::Unavailable(_) | Self::Closed(_) => "unavailable_error",
+            Self::Busy { .. } | Self::Unavailable { .. } | Self::Closed(_) => "unavailable_error",
+            Self::Failed { .. } | Self::Cancelled(_) | Self::Restarted => "agent_error",
             Self::Internal(_) | Self::Gap { .. } => "server_error",
             Self::Other { kind, .. } => kind,
         }
@@ -140,6 +201,7 @@ impl Error {
         let (code, param) = match self {
             Self::Other { code, param, .. } => (*code, param.as_deref()),
             Self::BadRequest { param, .. } => (None, param.as_deref()),
+            Self::Failed { error_type, .. } => (Some(error_type.as_str()), None),
             _ => (None, None),
         };
         let message = match self {
@@ -149,7 +211,9 @@ impl Error {
         let shape = Shape { error: Details { message: &message, r#type: self.kind(), code, param } };
         let response = Response::json(self.status(), &shape);
         match self {
-            Self::RateLimited { retry_after } | Self::Busy { retry_after } => {
+            Self::RateLimited { retry_after }
+            | Self::Busy { retry_after }
+            | Self::Unavailable { retry_after: Some(retry_after), .. } => {
                 response.with_header("retry-after", millis64(*retry_after).div_ceil(1000).max(1).to_string())
             }
             _ => response,
@@ -179,10 +243,15 @@ impl fmt::Display for Error {
             | Self::NotFound(message)
             | Self::Conflict(message)
             | Self::TooLarge(message)
-            | Self::Unavailable(message)
             | Self::Internal(message) => out.write_str(message),
+            Self::Unavailable { message, .. } => {
+                out.write_str(message.as_deref().unwrap_or("temporarily unavailable"))
+            }
             Self::RateLimited { .. } => out.write_str("too many requests, try again later"),
             Self::Busy { .. } => out.write_str("too busy, try again later"),
+            Self::Failed { .. } => out.write_str("the agent could not answer"),
+            Self::Cancelled(_) => out.write_str("the task was cancelled"),
+            Self::Restarted => out.write_str("the agent began anew"),
             Self::Closed(reason) => write!(out, "exchange closed: {reason}"),
             Self::Gap { first, last } => write!(out, "events {first} to {last} are lost"),
         }
@@ -190,6 +259,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        Self::Failed { error_type: failed.error_type, reason: failed.error }
+    }
+}
+
+impl From<Cancelled> for Error {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Cancelled(cancelled.reason)
+    }
+}
 
 /// A value of one's own that can't be written as JSON.
 impl From<serde_json::Error> for Error {

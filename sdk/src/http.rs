@@ -5,11 +5,14 @@
 
 use crate::{
     error::Error as Answer,
-    response::Response,
+    response::{Response, default_header, put_header},
     sys::{self, millis32, raw::http_client as wit},
 };
 use serde::Serialize;
 use std::{fmt, time::Duration};
+
+/// How much of an answer's body an error repeats, in characters.
+const SHOWN: usize = 200;
 
 /// A request to somebody else's server.
 ///
@@ -21,8 +24,8 @@ use std::{fmt, time::Duration};
 /// let answer = http::post("https://api.telegram.org/bot{secret:bot_token}/getMe")
 ///     .json(&serde_json::json!({}))
 ///     .timeout(std::time::Duration::from_secs(10))
-///     .send()?;
-/// assert!(answer.is_success());
+///     .send()?
+///     .ok()?;
 /// assert_eq!(answer.parse::<serde_json::Value>()?["ok"], true);
 /// # Ok::<(), plugway_sdk::Error>(())
 /// ```
@@ -56,9 +59,9 @@ pub fn post(url: impl Into<String>) -> Call {
 }
 
 impl Call {
-    /// Adds a header.
+    /// Adds a header. A `content-type` takes the place of the one before.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.raw.headers.push((name.to_ascii_lowercase(), value.into()));
+        put_header(&mut self.raw.headers, name, value.into());
         self
     }
 
@@ -68,13 +71,14 @@ impl Call {
         self
     }
 
-    /// Sends a value as JSON.
+    /// Sends a value as JSON, under that `content-type` unless another is set.
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         match serde_json::to_vec(value) {
             Ok(body) => self.raw.body = body,
             Err(error) => self.problem = Some(error.to_string()),
         }
-        self.header("content-type", "application/json")
+        default_header(&mut self.raw.headers, "content-type", "application/json");
+        self
     }
 
     /// How long it may take in all. 30 s by default.
@@ -83,7 +87,7 @@ impl Call {
         self
     }
 
-    /// Sends it, and waits for the whole answer. Any status is an answer, not an error.
+    /// Sends it, and waits for the whole answer. Any status is an answer, not an error: [`Response::ok`] makes it one.
     ///
     /// # Errors
     /// See [`Error`].
@@ -112,6 +116,8 @@ pub enum Error {
     Unreachable(String),
     /// The connection broke; the server may have got it.
     Interrupted(String),
+    /// The server answered with a status that is no success; only [`Response::ok`] makes this of an answer.
+    Status(Box<Response>),
 }
 
 impl Error {
@@ -128,6 +134,12 @@ impl fmt::Display for Error {
             Self::Timeout => out.write_str("timed out"),
             Self::Unreachable(why) => write!(out, "unreachable: {why}"),
             Self::Interrupted(why) => write!(out, "interrupted: {why}"),
+            Self::Status(answer) => {
+                write!(out, "the server answered with status {}", answer.status)?;
+                let body = answer.text();
+                let body: String = body.trim().chars().take(SHOWN).collect();
+                if body.is_empty() { Ok(()) } else { write!(out, ": {body}") }
+            }
         }
     }
 }
@@ -138,7 +150,16 @@ impl From<Error> for Answer {
     fn from(error: Error) -> Self {
         match error {
             Error::Denied(_) => Self::internal(error),
-            other => Self::Unavailable(other.to_string()),
+            Error::Status(answer) if !matches!(answer.status, 408 | 425 | 429 | 500..) => {
+                Self::internal(Error::Status(answer))
+            }
+            Error::Status(answer) => {
+                let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+                let retry_after = seconds.map(Duration::from_secs);
+                let reason = Error::Status(answer).to_string();
+                Self::Unavailable { reason, message: None, retry_after }
+            }
+            other => Self::unavailable(other),
         }
     }
 }

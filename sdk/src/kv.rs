@@ -165,7 +165,7 @@ impl std::error::Error for Error {}
 impl From<Error> for Answer {
     fn from(error: Error) -> Self {
         match error {
-            Error::Unavailable(_) => Self::Unavailable(error.to_string()),
+            Error::Unavailable(_) => Self::unavailable(error),
             other => Self::internal(format!("kv: {other}")),
         }
     }

@@ -11,13 +11,7 @@
 //! impl HttpAdapter for Hello {
 //!     fn handle(&self, request: Request, reply: Reply) -> Result<()> {
 //!         let task = Task::message(request.text()?).submit()?;
-//!         let mut body = reply.stream(200, "text/plain; charset=utf-8");
-//!         for event in task.events() {
-//!             if let EventKind::ResponseChunk(chunk) = event?.kind {
-//!                 body.write(&chunk.text)?;
-//!             }
-//!         }
-//!         Ok(())
+//!         reply.pieces(task.events().text())
 //!     }
 //! }
 //!
@@ -31,6 +25,9 @@
 //! mock.agent(|_| Script::reply(["Good ", "morning"]));
 //! let answer = mock.post("/hello").body("Hi").handle(&Hello);
 //! assert_eq!((answer.status, &*answer.text()), (200, "Good morning"));
+//!
+//! mock.agent(|_| Script::new().started().failed("out of coffee", "agent_error"));
+//! assert_eq!(mock.post("/hello").body("Hi").handle(&Hello).status, 502);
 //! # }
 //! ```
 //!
@@ -41,7 +38,8 @@
 //! crate-type = ["cdylib", "rlib"]   # the component, and what the tests link
 //!
 //! [dependencies]
-//! plugway-sdk = "0.1"
+//! # It is not on crates.io yet: take it from the gateway's repository, or by `path` from a clone of it.
+//! plugway-sdk = { git = "…", tag = "…" }
 //! ```
 //!
 //! `cargo build --release --target wasm32-wasip2` makes a component that the gateway serves once it lies in `plugins/`.
@@ -55,15 +53,17 @@
 //! | role | trait | what it may use |
 //! | --- | --- | --- |
 //! | `http` | [`HttpAdapter`] | everything, and [`Reply`] |
-//! | `socket` | [`SocketAdapter`] | everything, and [`Socket`] |
 //! | `delivery` | [`Delivery`] | everything |
+//! | `socket` | [`SocketAdapter`] | everything, and [`Socket`] |
 //! | `filter` | [`Filter`] | [`host`] |
+//!
+//! No host serves `socket` and `filter` yet: a plugin that exports them is loaded without them.
 //!
 //! # Errors
 //!
 //! [`Error`] has a case for each HTTP answer that makes sense, and `?` turns what the crate's functions return into it:
-//! a full queue becomes 503 with `Retry-After`, a wrong field 400 with its name. What is [`Error::Internal`] goes to the log,
-//! not to the caller.
+//! a full queue becomes 503 with `Retry-After`, a wrong field 400 with its name. What is [`Error::Internal`], and why
+//! something is [`Error::Unavailable`], goes to the log, not to the caller.
 
 #![warn(missing_docs)]
 
@@ -93,13 +93,16 @@ mod sys;
 mod task;
 pub mod webhooks;
 
+#[path = "../../wit/bounds.rs"]
+pub mod bounds;
+
 pub use error::{Error, Result};
 pub use event::{
     Approval, Cancelled, Completed, Event, EventKind, Executor, Failed, Progress, ResponseChunk, Started,
     Thinking, ToolCompleted, ToolStarted,
 };
 pub use ids::{Cursor, SessionId, TaskId};
-pub use mailbox::{Events, Frame, Gap, Message, Next, Reason};
+pub use mailbox::{Events, Frame, Gap, Message, Next, Pieces, Reason};
 pub use manifest::{Manifest, Plugin, Route};
 pub use reply::{Body, Reply};
 pub use request::Request;

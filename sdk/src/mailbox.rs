@@ -5,9 +5,10 @@
 
 use crate::{
     error::{Error, Result},
-    event::Event,
+    event::{Event, EventKind},
     ids::{Cursor, TaskId},
     sys::{self, millis64, raw::mailbox as wit},
+    task::error_of,
 };
 use std::{cell::RefCell, collections::VecDeque, fmt, time::Duration};
 
@@ -25,21 +26,22 @@ pub enum Message {
     Ended(TaskId),
     /// The WebSocket peer sent this.
     Frame(Frame),
-    /// This exchange read too late to get these events; following again after the last cursor reads them back.
+    /// Events of a followed task are lost.
     Gap(Gap),
     /// The host wants the exchange to end. Repeats.
     Closed(Reason),
 }
 
-/// Events of a followed task that this exchange read too late to get.
+/// Events of a followed task that are lost: neither memory nor the log has them any more, and following again from before
+/// them reports the gap again. What follows them comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
     /// Whose they are.
     pub task: TaskId,
-    /// First position that is missing.
+    /// Position of the first one.
     pub first: u64,
-    /// Last position that is missing.
+    /// Position of the last one.
     pub last: u64,
 }
 
@@ -137,13 +139,12 @@ fn arrive(timeout: Option<Duration>) -> Option<Message> {
 
 /// The events of one task, each once and in order, up to its end.
 ///
-/// A gap is read back from the log. What the log no longer has is [`Error::Gap`], after which the events behind the gap
-/// follow. When the host closes the exchange, the iterator yields [`Error::Closed`] and ends.
+/// Where events are lost there is an [`Error::Gap`], after which the events behind the gap follow. When the host closes the
+/// exchange, the iterator yields [`Error::Closed`] and ends.
 #[derive(Debug)]
 pub struct Events {
     task: TaskId,
     last: Option<Cursor>,
-    read_back: bool,
     refused: Option<Error>,
     over: bool,
 }
@@ -166,15 +167,13 @@ pub enum Next {
 
 impl Events {
     pub(crate) fn follow(task: &TaskId, after: Option<Cursor>) -> Self {
-        let mut events =
-            Self { task: task.clone(), last: after, read_back: false, refused: None, over: false };
-        events.refused = events.seek().err();
-        events
+        let followed = sys::tasks::follow(task.as_str(), after.as_ref().map(Cursor::as_str));
+        Self { task: task.clone(), last: after, refused: followed.map_err(error_of).err(), over: false }
     }
 
-    fn seek(&self) -> Result<()> {
-        let after = self.last.as_ref().map(Cursor::as_str);
-        sys::tasks::follow(self.task.as_str(), after).map_err(Error::NotFound)
+    /// The answer alone, piece by piece, as [`Pieces`].
+    pub fn text(self) -> Pieces {
+        Pieces { events: self, said: String::new(), over: false }
     }
 
     /// The place after the last event that was read.
@@ -185,8 +184,10 @@ impl Events {
     /// The next event, waiting no longer than the timeout; none waits for ever.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the task is unknown, [`Error::Closed`] when the host closes the exchange: both end it.
-    /// [`Error::Gap`] if events are lost: it goes on behind them.
+    /// [`Error::NotFound`] if the task is unknown, [`Error::BadRequest`] if the cursor is not one of its own,
+    /// [`Error::Internal`] if this exchange follows too many, [`Error::Unavailable`] if the store does not answer,
+    /// [`Error::Closed`] when the host closes the exchange: all of them end it. [`Error::Gap`] if events are lost: it goes on
+    /// behind them.
     ///
     /// ```
     /// # use plugway_sdk::{mock::{Mock, Script}, prelude::*};
@@ -210,10 +211,12 @@ impl Events {
             self.over = true;
             return Err(error);
         }
+        let until = timeout.map(|timeout| crate::host::now() + timeout);
+        let mut left = timeout;
         while !self.over {
             let message = match self.take_aside() {
                 Some(message) => message,
-                None => match arrive(timeout) {
+                None => match arrive(left) {
                     Some(message) => message,
                     None => return Ok(Next::Quiet),
                 },
@@ -221,23 +224,24 @@ impl Events {
             match message {
                 Message::Event(event) if event.task == self.task => {
                     self.last = Some(event.cursor.clone());
-                    self.read_back = false;
                     return Ok(Next::Event(event));
                 }
                 Message::Ended(task) if task == self.task => self.over = true,
                 Message::Gap(gap) if gap.task == self.task => {
-                    if self.read_back {
-                        self.read_back = false;
-                        return Err(Error::Gap { first: gap.first, last: gap.last });
-                    }
-                    self.read_back = true;
-                    self.seek().inspect_err(|_| self.over = true)?;
+                    return Err(Error::Gap { first: gap.first, last: gap.last });
                 }
                 Message::Closed(reason) => {
                     self.over = true;
                     return Err(Error::Closed(reason));
                 }
-                other => ASIDE.with_borrow_mut(|aside| aside.push_back(other)),
+                other => {
+                    ASIDE.with_borrow_mut(|aside| aside.push_back(other));
+                    // What is there for others does not make the wait for one's own longer.
+                    left = until.map(|until| until.duration_since(crate::host::now()).unwrap_or_default());
+                    if left == Some(Duration::ZERO) {
+                        return Ok(Next::Quiet);
+                    }
+                }
             }
         }
         Ok(Next::Ended)
@@ -267,5 +271,68 @@ impl Iterator for Events {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+/// The pieces of a task's answer as the agent says them; together they are the answer. An agent that says nothing before it
+/// completes gives one piece.
+///
+/// Whatever keeps them from being the answer is an error, and the last item: [`Error::Failed`], [`Error::Cancelled`],
+/// [`Error::Gap`], [`Error::Closed`]; and [`Error::Restarted`] where a new run of the task voids pieces that were handed out.
+///
+/// ```
+/// # use plugway_sdk::{mock::{Mock, Script}, prelude::*};
+/// # let mock = Mock::new();
+/// mock.agent(|_| Script::new().started().chunks(["Good ", "morn"]).completed("Good morning"));
+/// let pieces: Result<Vec<String>> = Task::message("Hi").submit()?.events().text().collect();
+/// assert_eq!(pieces?, ["Good ", "morn", "ing"]);
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Pieces {
+    events: Events,
+    /// What was handed out.
+    said: String,
+    over: bool,
+}
+
+impl Pieces {
+    /// The rest of an answer that the agent has completed with: what it has not said yet.
+    fn rest(&self, text: &str) -> Option<String> {
+        let rest = text.strip_prefix(self.said.as_str())?;
+        (!rest.is_empty()).then(|| rest.to_owned())
+    }
+
+    fn piece(&mut self) -> Result<Option<String>> {
+        while let Some(event) = self.events.next() {
+            match event?.kind {
+                EventKind::Started(_) if !self.said.is_empty() => return Err(Error::Restarted),
+                EventKind::ResponseChunk(chunk) if !chunk.text.is_empty() => {
+                    self.said.push_str(&chunk.text);
+                    return Ok(Some(chunk.text));
+                }
+                EventKind::Completed(done) => {
+                    self.over = true;
+                    return Ok(self.rest(&done.text));
+                }
+                EventKind::Failed(failed) => return Err(failed.into()),
+                EventKind::Cancelled(cancelled) => return Err(cancelled.into()),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let piece = self.piece().transpose();
+        self.over |= !matches!(piece, Some(Ok(_)));
+        piece
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     error::{Error, Result},
     mailbox::Reason,
-    response::Response,
+    response::{Response, default_header, put_header},
     sys::responder,
 };
 use serde::Serialize;
@@ -35,10 +35,10 @@ impl Reply {
         (Self { answer: answer.clone(), headers: Vec::new() }, answer)
     }
 
-    /// Adds a header to whatever is answered.
+    /// Adds a header to whatever is answered, in place of the one that would be there by itself, as `content-type`.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        put_header(&mut self.headers, name, value.into());
         self
     }
 
@@ -47,7 +47,9 @@ impl Reply {
     /// # Errors
     /// [`Error::Internal`] if the status or a header is not acceptable.
     pub fn send(self, mut response: Response) -> Result<()> {
-        response.headers.extend(self.headers);
+        for (name, value) in self.headers {
+            put_header(&mut response.headers, &name, value);
+        }
         *self.answer.borrow_mut() = Answer::Whole;
         responder::send(&response.into_raw()).map_err(Error::Internal)
     }
@@ -71,7 +73,7 @@ impl Reply {
     /// Sends the head; the body follows piece by piece. A head that the host does not accept shows at the first write.
     pub fn stream(self, status: u16, content_type: &str) -> Body {
         let mut headers = self.headers;
-        headers.push(("content-type".to_owned(), content_type.to_owned()));
+        default_header(&mut headers, "content-type", content_type);
         *self.answer.borrow_mut() = match responder::start(status, &headers) {
             Ok(body) => Answer::Growing(body),
             Err(problem) => Answer::Refused(problem),
@@ -80,10 +82,30 @@ impl Reply {
     }
 
     /// Starts a stream of server-sent events, with the headers that keep proxies from holding it back.
-    pub fn events(self) -> Body {
-        self.header("cache-control", "no-store")
-            .header("x-accel-buffering", "no")
-            .stream(200, "text/event-stream")
+    pub fn events(mut self) -> Body {
+        default_header(&mut self.headers, "cache-control", "no-store");
+        default_header(&mut self.headers, "x-accel-buffering", "no");
+        self.stream(200, "text/event-stream")
+    }
+
+    /// Sends plain text piece by piece, as the pieces come. The head leaves with the first one: an error before that becomes
+    /// the answer, and one after it cuts the body off, so that nobody takes half of an answer for the whole.
+    ///
+    /// # Errors
+    /// What the pieces end with, and as [`Body::write`].
+    ///
+    /// ```
+    /// # use plugway_sdk::prelude::*;
+    /// fn answer(request: &Request, reply: Reply) -> Result<()> {
+    ///     reply.pieces(Task::message(request.text()?).submit()?.events().text())
+    /// }
+    /// ```
+    pub fn pieces(self, pieces: impl IntoIterator<Item = Result<String>>) -> Result<()> {
+        let mut pieces = pieces.into_iter();
+        let first = pieces.next().transpose()?.unwrap_or_default();
+        let mut body = self.stream(200, "text/plain; charset=utf-8");
+        body.write(first)?;
+        pieces.try_for_each(|piece| body.write(piece?))
     }
 }
 
@@ -109,7 +131,7 @@ impl Body {
     /// Sends one server-sent event in one piece: an optional name, an optional id, and data of any number of lines.
     ///
     /// # Errors
-    /// As [`Body::write`].
+    /// [`Error::Internal`] if the name or the id has a line end, which would begin another field; else as [`Body::write`].
     ///
     /// ```
     /// # use plugway_sdk::prelude::*;
@@ -123,6 +145,9 @@ impl Body {
     /// }
     /// ```
     pub fn event(&mut self, name: Option<&str>, id: Option<&str>, data: &str) -> Result<()> {
+        if [name, id].into_iter().flatten().any(|text| text.contains(['\r', '\n', '\0'])) {
+            return Err(Error::internal("the name or id of a server-sent event has a line end or NUL in it"));
+        }
         self.frame.clear();
         let mut line = |field: &str, value: &str| {
             self.frame.extend_from_slice(field.as_bytes());
@@ -135,8 +160,8 @@ impl Body {
         if let Some(id) = id {
             line("id: ", id);
         }
-        for part in data.split('\n') {
-            line("data: ", part.strip_suffix('\r').unwrap_or(part));
+        for part in lines(data) {
+            line("data: ", part);
         }
         self.frame.push(b'\n');
         write(&self.answer, &self.frame)
@@ -156,6 +181,18 @@ impl Body {
             Answer::None | Answer::Whole => Ok(()),
         }
     }
+}
+
+/// The lines of a text, as readers of server-sent events tell them: by `\r\n`, `\n` or `\r`.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\r', '\n']) else { return rest.take() };
+        let after = &text[end..];
+        rest = Some(after.strip_prefix("\r\n").unwrap_or(&after[1..]));
+        Some(&text[..end])
+    })
 }
 
 fn write(answer: &RefCell<Answer>, bytes: &[u8]) -> Result<()> {

@@ -6,10 +6,12 @@ use crate::{
     sys::raw,
 };
 use serde::de::DeserializeOwned;
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 /// An HTTP request, or the upgrade request of a WebSocket.
-#[derive(Debug, Clone, Default)]
+///
+/// Its `Debug` form is fit for logs: headers that carry credentials are hidden, and of the body only its size is shown.
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Request {
     /// Names this exchange in logs and traces.
@@ -32,6 +34,34 @@ pub struct Request {
     pub client: String,
     /// Name of the key that the caller showed; none on routes `by plugin`.
     pub caller: Option<String>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value): &(String, String)| {
+            (name.clone(), if is_credential(name) { "[hidden]".to_owned() } else { value.clone() })
+        };
+        out.debug_struct("Request")
+            .field("exchange", &self.exchange)
+            .field("route", &self.route)
+            .field("params", &self.params)
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("query", &self.query)
+            .field("headers", &self.headers.iter().map(shown).collect::<Vec<_>>())
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("client", &self.client)
+            .field("caller", &self.caller)
+            .finish()
+    }
+}
+
+/// Whether a header's value may let somebody in.
+fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["auth", "cookie", "token", "secret", "key", "signature", "password"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 impl Request {

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Error, Result, from_json},
+    http,
     sys::raw,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -47,11 +48,30 @@ impl Response {
         }
     }
 
-    /// Adds a header.
+    /// Adds a header. A `content-type` takes the place of the one before.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        put_header(&mut self.headers, name, value.into());
         self
+    }
+
+    /// The answer if it is a success: for answers of other servers, of which any status is an answer.
+    ///
+    /// # Errors
+    /// [`http::Error::Status`](crate::http::Error::Status). By `?`, what another try may mend (408, 425, 429, 5xx) is
+    /// [`Error::Unavailable`], with the server's `Retry-After`; everything else is [`Error::Internal`].
+    ///
+    /// ```
+    /// # use plugway_sdk::{Error, Failure, Response, http};
+    /// # use std::time::Duration;
+    /// let error = Response::text_body(429, "slow down").with_header("retry-after", "7").ok().unwrap_err();
+    /// assert_eq!(error.to_string(), "the server answered with status 429: slow down");
+    /// assert_eq!(Failure::from(error), Failure::retry(Duration::from_secs(7), "the server answered with status 429: slow down"));
+    /// assert!(matches!(Response::empty(403).ok().map_err(Failure::from), Err(Failure::Permanent(_))));
+    /// assert!(Response::empty(204).ok().is_ok());
+    /// ```
+    pub fn ok(self) -> Result<Self, http::Error> {
+        if self.is_success() { Ok(self) } else { Err(http::Error::Status(Box::new(self))) }
     }
 
     /// Whether the status is 2xx.
@@ -83,6 +103,22 @@ impl Response {
 
     pub(crate) fn from_raw(raw: raw::types::HttpResponse) -> Self {
         Self { status: raw.status, headers: raw.headers, body: raw.body }
+    }
+}
+
+/// Adds a header; one that can be there once only takes the place of the one before.
+pub(crate) fn put_header(headers: &mut Vec<(String, String)>, name: &str, value: String) {
+    let name = name.to_ascii_lowercase();
+    if matches!(&*name, "content-type" | "location" | "retry-after" | "etag") {
+        headers.retain(|(other, _)| *other != name);
+    }
+    headers.push((name, value));
+}
+
+/// Adds a header unless there is one of that name.
+pub(crate) fn default_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) {
+    if find_header(headers, name).is_none() {
+        headers.push((name.to_owned(), value.to_owned()));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     task::TaskRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Role `http`: answers requests on the plugin's routes, each in an instance of its own.
 pub trait HttpAdapter {
@@ -21,7 +21,7 @@ pub trait HttpAdapter {
     fn handle(&self, request: Request, reply: Reply) -> Result<()>;
 }
 
-/// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+/// Role `socket`, which no host serves yet: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
 ///
 /// ```
 /// use plugway_sdk::prelude::*;
@@ -113,30 +113,70 @@ pub trait Delivery {
     /// Whether the host tries again. By `?`, what the host closed or could not do now is tried again, and everything else is
     /// permanent.
     fn deliver(&self, task: TaskRef, address: Self::Address) -> Result<(), Failure>;
+
+    /// The host gives this delivery up, for the reason given: it was permanent, too old, or failed too often. The place to
+    /// tell those who wait for it. Called once, again only if the host dies meanwhile; by default nobody is told.
+    ///
+    /// # Errors
+    /// It is logged, and changes nothing.
+    fn given_up(&self, task: TaskRef, address: Self::Address, reason: &str) -> Result<()> {
+        _ = (task, address, reason);
+        Ok(())
+    }
 }
 
 /// Why a delivery did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// Try again, not before this time has passed.
-    Retry(Duration),
+    /// Try again, as long as the operator lets a delivery grow old (24 h by default).
+    Retry {
+        /// Not before this time has passed. The host waits longer where the delivery is old.
+        after: Duration,
+        /// Why, for the log and the dead letter.
+        reason: String,
+    },
     /// It can't be delivered, ever: why.
     Permanent(String),
 }
 
+impl Failure {
+    /// The platform can't take it now: try again, not before this time has passed.
+    pub fn retry(after: Duration, reason: impl fmt::Display) -> Self {
+        Self::Retry { after, reason: reason.to_string() }
+    }
+
+    /// It can't be delivered, ever.
+    pub fn permanent(reason: impl fmt::Display) -> Self {
+        Self::Permanent(reason.to_string())
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Closed(_) => Self::Retry(Duration::ZERO),
-            Error::Busy { retry_after } | Error::RateLimited { retry_after } => Self::Retry(retry_after),
-            Error::Unavailable(_) => Self::Retry(Duration::from_secs(5)),
-            other => Self::Permanent(other.to_string()),
-        }
+        let after = match &error {
+            Error::Closed(_) => Duration::ZERO,
+            Error::Busy { retry_after } | Error::RateLimited { retry_after } => *retry_after,
+            Error::Unavailable { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(5)),
+            _ => return Self::permanent(error.reason()),
+        };
+        Self::retry(after, error.reason())
     }
 }
 
 impl From<crate::kv::Error> for Failure {
     fn from(error: crate::kv::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<crate::webhooks::Error> for Failure {
+    fn from(error: crate::webhooks::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<crate::pacing::Error> for Failure {
+    fn from(error: crate::pacing::Error) -> Self {
         Error::from(error).into()
     }
 }
@@ -147,7 +187,7 @@ impl From<crate::http::Error> for Failure {
     }
 }
 
-/// Role `filter`: judges what goes in and what comes out, before anything is logged or fanned out.
+/// Role `filter`, which no host serves yet: judges what goes in and what comes out, before anything is logged or fanned out.
 ///
 /// Must be quick. Only [`host`](crate::host) may be called from it, and any instance may get any call: what it has to
 /// remember about a task goes into `state`.

@@ -2,6 +2,7 @@
 
 use crate::{
     error::Error,
+    event::EventKind,
     ids::{Cursor, SessionId, TaskId},
     mailbox::Events,
     sys::{self, raw::tasks as wit},
@@ -227,7 +228,7 @@ impl From<SubmitError> for Error {
             SubmitError::Invalid(_) => Self::bad_request(message),
             SubmitError::Busy { retry_after } => Self::Busy { retry_after },
             SubmitError::Refused(_) => Self::Forbidden(message),
-            SubmitError::Unavailable(_) => Self::Unavailable(message),
+            SubmitError::Unavailable(_) => Self::unavailable(message),
         }
     }
 }
@@ -275,14 +276,72 @@ impl TaskRef {
         Events::follow(&self.id, after)
     }
 
+    /// Waits for the task's end and returns the whole answer: what the agent completed with, or else the pieces of its
+    /// last run.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] and [`Error::Cancelled`] if there is no answer, [`Error::Gap`] if a piece of it is lost, else as
+    /// [`Events::next_within`].
+    ///
+    /// ```
+    /// # use plugway_sdk::{mock::{Mock, Script}, prelude::*};
+    /// # let mock = Mock::new();
+    /// mock.agent(|_| Script::new().started().chunks(["Good morn"]).restart().completed("Good evening"));
+    /// assert_eq!(Task::message("Hi").submit()?.answer()?, "Good evening");
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn answer(&self) -> Result<String, Error> {
+        let (mut pieces, mut gap) = (String::new(), None);
+        for event in self.events() {
+            let event = match event {
+                Ok(event) => event,
+                Err(error @ Error::Gap { .. }) => {
+                    gap = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match event.kind {
+                EventKind::Started(_) => {
+                    pieces.clear();
+                    gap = None;
+                }
+                EventKind::ResponseChunk(chunk) => pieces.push_str(&chunk.text),
+                EventKind::Completed(done) if done.text.is_empty() => return gap.map_or(Ok(pieces), Err),
+                EventKind::Completed(done) => return Ok(done.text),
+                EventKind::Failed(failed) => return Err(failed.into()),
+                EventKind::Cancelled(cancelled) => return Err(cancelled.into()),
+                _ => {}
+            }
+        }
+        Err(Error::internal("the task ended without a last event"))
+    }
+
     /// Asks the agent to stop. False if the task has ended or is unknown.
-    pub fn cancel(&self) -> bool {
-        sys::tasks::cancel(self.id.as_str())
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: nobody knows.
+    pub fn cancel(&self) -> Result<bool, Error> {
+        sys::tasks::cancel(self.id.as_str()).map_err(error_of)
     }
 
     /// The task as a document (state, attempt, timings, result); none if it is unknown.
-    pub fn describe(&self) -> Option<Value> {
-        sys::tasks::describe(self.id.as_str()).and_then(|text| serde_json::from_str(&text).ok())
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: nobody knows.
+    pub fn describe(&self) -> Result<Option<Value>, Error> {
+        let document = sys::tasks::describe(self.id.as_str()).map_err(error_of)?;
+        Ok(document.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+}
+
+/// What a look-up's failure is to whoever asked.
+pub(crate) fn error_of(error: wit::Error) -> Error {
+    match error {
+        wit::Error::NotFound(what) => Error::NotFound(what),
+        wit::Error::Invalid(why) => Error::bad_request(why),
+        wit::Error::TooMany(why) => Error::Internal(why),
+        wit::Error::Unavailable(why) => Error::unavailable(why),
     }
 }
 
@@ -290,12 +349,16 @@ impl TaskRef {
 /// [mailbox](crate::mailbox::next).
 ///
 /// # Errors
-/// [`Error::NotFound`] if the session is unknown.
+/// [`Error::BadRequest`] if the session's name or the cursor is not acceptable, [`Error::Internal`] if this exchange follows
+/// too many, [`Error::Unavailable`].
 pub fn follow_session(session: &SessionId, after: Option<&Cursor>) -> Result<(), Error> {
-    sys::tasks::follow_session(session.as_str(), after.map(Cursor::as_str)).map_err(Error::NotFound)
+    sys::tasks::follow_session(session.as_str(), after.map(Cursor::as_str)).map_err(error_of)
 }
 
 /// Cancels what runs and what waits in the session. Returns how many tasks that were.
-pub fn cancel_session(session: &SessionId) -> u32 {
-    sys::tasks::cancel_session(session.as_str())
+///
+/// # Errors
+/// [`Error::BadRequest`] if the session's name is not acceptable; [`Error::Unavailable`]: some may have been cancelled.
+pub fn cancel_session(session: &SessionId) -> Result<u32, Error> {
+    sys::tasks::cancel_session(session.as_str()).map_err(error_of)
 }

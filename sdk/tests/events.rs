@@ -22,26 +22,44 @@ fn events_come_in_order_and_end_with_the_task() {
     let task = submit();
     assert_eq!(names(task.events()), ["started", "thinking", "response_chunk", "completed"]);
     assert_eq!(mock.now().duration_since(start).unwrap(), Duration::from_secs(3));
-    assert_eq!(task.describe().unwrap()["state"], "completed");
+    assert_eq!(task.describe().unwrap().unwrap()["state"], "completed");
 }
 
 #[test]
-fn a_gap_is_read_back_and_what_is_lost_is_told() {
+fn what_is_lost_is_told_and_followed_by_the_rest() {
     let mock = Mock::new();
-    mock.agent(|_| Script::new().started().missed(2).chunks(["a", "b", "c"]).completed("abc"));
-    let texts: Vec<String> = submit()
-        .events()
-        .filter_map(|event| match event.unwrap().kind {
-            EventKind::ResponseChunk(chunk) => Some(chunk.text),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(texts, ["a", "b", "c"]);
-
     mock.agent(|_| Script::new().started().lost(2).chunks(["a", "b", "c"]).completed("abc"));
+    let task = submit();
+    let expected = ["started", "events 2 to 3 are lost", "response_chunk", "completed"];
+    assert_eq!(names(task.events()), expected);
+    assert_eq!(names(task.events()), expected, "following again does not bring it back");
+    assert_eq!(task.answer().unwrap(), "abc", "what the agent completed with is whole");
+    let pieces: Vec<_> = task.events().text().collect();
+    assert_eq!(pieces, [Err(Error::Gap { first: 2, last: 3 })]);
+}
+
+#[test]
+fn an_answer_is_whole_or_an_error() {
+    let mock = Mock::new();
+    let answer = |script: Script| {
+        mock.agent(move |_| script.clone());
+        (submit().answer(), submit().events().text().collect::<Result<Vec<_>>>())
+    };
+    let begun = || Script::new().started().chunks(["old "]);
     assert_eq!(
-        names(submit().events()),
-        ["started", "events 2 to 3 are lost", "response_chunk", "completed"]
+        answer(begun().wait(Duration::from_secs(5)).restart().chunks(["n", "ew"]).completed("new")),
+        (Ok("new".into()), Err(Error::Restarted))
+    );
+    assert_eq!(answer(begun().completed("")), (Ok("old ".into()), Ok(vec!["old ".into()])));
+    assert_eq!(answer(Script::new().started().completed("all")), (Ok("all".into()), Ok(vec!["all".into()])));
+    assert_eq!(answer(begun().lost(1).chunks(["x"]).completed("")).0, Err(Error::Gap { first: 3, last: 3 }));
+    let (whole, pieces) = answer(begun().failed("fell over", "agent_error"));
+    let failed = Error::Failed { error_type: "agent_error".into(), reason: "fell over".into() };
+    assert_eq!((whole, pieces), (Err(failed.clone()), Err(failed)));
+    let (whole, pieces) = answer(begun().cancelled("asked to"));
+    assert_eq!(
+        (whole, pieces),
+        (Err(Error::Cancelled("asked to".into())), Err(Error::Cancelled("asked to".into())))
     );
 }
 
@@ -85,6 +103,40 @@ fn waiting_is_bounded_by_the_timeout() {
 }
 
 #[test]
+fn waiting_is_bounded_however_much_arrives_for_others() {
+    let mock = Mock::new();
+    let second = Duration::from_secs(1);
+    mock.agent(move |task| match task.text() {
+        "busy" => Script::new().started().every(second).chunks(["."; 1_000]).completed(""),
+        _ => Script::new().started(),
+    });
+    let (quiet, busy) = (Task::message("quiet").submit().unwrap(), Task::message("busy").submit().unwrap());
+    let (mut quiet, busy) = (quiet.events(), busy.events());
+    assert!(matches!(quiet.next_within(Some(3 * second)), Ok(Next::Event(_))));
+    let start = mock.now();
+    assert!(matches!(quiet.next_within(Some(3 * second + second / 2)), Ok(Next::Quiet)));
+    let waited = mock.now().duration_since(start).unwrap();
+    assert_eq!(waited, 3 * second + second / 2);
+    assert_eq!(names(busy).len(), 1_002, "nothing of the other's is lost");
+}
+
+#[test]
+fn what_nobody_knows_is_not_said_to_be_unknown() {
+    let mock = Mock::new();
+    let task = submit();
+    mock.break_storage(Some("the disk is full"));
+    let unavailable = Error::unavailable("the disk is full");
+    assert_eq!(task.cancel(), Err(unavailable.clone()));
+    assert_eq!(task.describe(), Err(unavailable.clone()));
+    assert_eq!(plugway_sdk::cancel_session(&task.session), Err(unavailable.clone()));
+    assert_eq!(task.events().next().unwrap().unwrap_err(), unavailable);
+    mock.break_storage(None);
+    let foreign = submit().events().last().unwrap().unwrap().cursor;
+    assert!(matches!(task.follow(Some(foreign)).next(), Some(Err(Error::BadRequest { .. }))));
+    assert_eq!(TaskRef::new("nobody").describe(), Ok(None));
+}
+
+#[test]
 fn two_tasks_are_followed_side_by_side() {
     let mock = Mock::new();
     mock.agent(|task| Script::new().started().chunks([task.text()]).completed(task.text()));
@@ -109,10 +161,9 @@ fn a_cancelled_task_ends_so() {
     let mock = Mock::new();
     mock.agent(|_| Script::new().started().wait(Duration::from_secs(10)).completed("late"));
     let task = submit();
-    assert!(task.cancel());
-    assert!(!task.cancel());
+    assert_eq!((task.cancel(), task.cancel()), (Ok(true), Ok(false)));
     assert_eq!(names(task.events()), ["started", "cancelled"]);
-    assert_eq!(plugway_sdk::cancel_session(&task.session), 0);
+    assert_eq!(plugway_sdk::cancel_session(&task.session), Ok(0));
 }
 
 #[test]
@@ -178,14 +229,14 @@ fn pacing_moves_the_clock_and_refuses_what_would_take_too_long() {
     let mock = Mock::new();
     let second = Duration::from_secs(1);
     let start = mock.now();
-    assert!(pacing::acquire("a", 2, second, Duration::ZERO));
-    assert!(pacing::acquire("a", 2, second, Duration::ZERO));
-    assert!(!pacing::acquire("a", 2, second, Duration::ZERO));
-    assert!(pacing::acquire("b", 1, second, Duration::ZERO));
-    assert!(pacing::acquire("a", 2, second, second));
+    assert_eq!(pacing::acquire("a", 2, second, Duration::ZERO), Ok(true));
+    assert_eq!(pacing::acquire("a", 2, second, Duration::ZERO), Ok(true));
+    assert_eq!(pacing::acquire("a", 2, second, Duration::ZERO), Ok(false));
+    assert_eq!(pacing::acquire("b", 1, second, Duration::ZERO), Ok(true));
+    assert_eq!(pacing::acquire("a", 2, second, second), Ok(true));
     assert_eq!(mock.now().duration_since(start).unwrap(), second);
-    pacing::pause("a", second * 60);
-    assert!(!pacing::acquire("a", 2, second, second * 59));
+    pacing::pause("a", second * 60).unwrap();
+    assert_eq!(pacing::acquire("a", 2, second, second * 59), Ok(false));
 }
 
 #[test]

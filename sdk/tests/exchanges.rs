@@ -28,12 +28,16 @@ impl HttpAdapter for Door {
             }
             "events" => {
                 let mut body = reply.events();
-                body.event(Some("progress"), Some("c1"), "a\nb\r\nc")?;
+                body.event(Some("progress"), Some("c1"), "a\nb\r\nc\rd\n")?;
+                assert!(body.event(Some("a\ndata: b"), None, "").is_err());
+                assert!(body.event(None, Some("1\r2"), "").is_err());
                 body.event(None, None, "")
             }
+            "typed" => reply.header("Content-Type", "text/html").text(200, "<p>"),
             "odd" => reply.stream(99, "text/plain").write("x"),
             "missing" => Err(Error::NotFound("no such thing".into())),
             "internal" => Err(Error::internal("the secret reason")),
+            "upstream" => Err(http::Error::Unreachable("db-7.internal:5432 refused".into()).into()),
             "model" => Err(Error::Other {
                 status: 404,
                 kind: "invalid_request_error",
@@ -119,6 +123,14 @@ fn an_internal_error_is_left_to_the_host_without_a_word_to_the_caller() {
 }
 
 #[test]
+fn what_is_unavailable_and_why_is_for_the_log_only() {
+    let answer = call("upstream");
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("temporarily unavailable") && !answer.text().contains("db-7"));
+    assert_eq!(answer.error.as_deref(), Some("unreachable: db-7.internal:5432 refused"));
+}
+
+#[test]
 fn no_answer_and_an_impossible_one_are_errors() {
     assert_eq!(call("nothing").error.as_deref(), Some("the handler returned without an answer"));
     assert!(call("odd").error.unwrap().contains("99"));
@@ -127,8 +139,44 @@ fn no_answer_and_an_impossible_one_are_errors() {
 #[test]
 fn server_sent_events_have_a_line_for_every_line() {
     let answer = call("events");
-    assert_eq!(answer.text(), "event: progress\nid: c1\ndata: a\ndata: b\ndata: c\n\ndata: \n\n");
+    assert_eq!(
+        answer.text(),
+        "event: progress\nid: c1\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\ndata: \n\n"
+    );
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+}
+
+#[test]
+fn a_header_of_the_authors_takes_the_place_of_the_default_one() {
+    let mock = Mock::new();
+    let types = |headers: &[(String, String)]| {
+        let types = headers.iter().filter(|(name, _)| name == "content-type");
+        types.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(types(&mock.post("/do/typed").handle(&Door).headers), ["text/html"]);
+    mock.outgoing(|_| Ok(Response::empty(204)));
+    let post = || http::post("https://a.example/");
+    post().json(&1).header("content-type", "application/ld+json").send().unwrap();
+    post().header("Content-Type", "application/ld+json").json(&1).send().unwrap();
+    for sent in mock.sent() {
+        assert_eq!(types(&sent.headers), ["application/ld+json"]);
+    }
+}
+
+#[test]
+fn what_a_request_shows_of_itself_lets_nobody_in() {
+    let mut request = Request::default();
+    request.headers = vec![
+        ("authorization".into(), "Bearer hunter2".into()),
+        ("x-telegram-bot-api-secret-token".into(), "hunter2".into()),
+        ("accept".into(), "text/html".into()),
+    ];
+    request.body = b"hunter2".to_vec();
+    let shown = format!("{request:?}");
+    assert!(
+        !shown.contains("hunter2") && shown.contains("text/html") && shown.contains("7 bytes"),
+        "{shown}"
+    );
 }
 
 #[test]

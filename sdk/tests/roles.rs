@@ -10,12 +10,8 @@ impl Delivery for Mailer {
     type Address = String;
 
     fn deliver(&self, task: TaskRef, address: String) -> Result<(), Failure> {
-        for event in task.events() {
-            if let EventKind::Completed(done) = event?.kind {
-                http::post(&address).body(done.text).send()?;
-                kv::put("sent", b"1", None)?;
-            }
-        }
+        http::post(&address).body(task.answer()?).send()?.ok()?;
+        kv::put("sent", b"1", None)?;
         Ok(())
     }
 }
@@ -37,13 +33,46 @@ fn what_failed_for_now_is_tried_again_and_what_can_not_work_is_not() {
     let mock = Mock::new();
     let task = task(&mock);
     mock.answer_next(Err(http::Error::Unreachable("refused".into())));
-    assert_eq!(mock.deliver(&Mailer, &task), Err(Failure::Retry(Duration::from_secs(5))));
+    let seconds = Duration::from_secs;
+    assert_eq!(mock.deliver(&Mailer, &task), Err(Failure::retry(seconds(5), "unreachable: refused")));
     mock.answer_next(Err(http::Error::Denied("no".into())));
     assert!(matches!(mock.deliver(&Mailer, &task), Err(Failure::Permanent(_))));
     mock.agent(|_| Script::new().wait(Duration::from_secs(60)).completed("late"));
     let slow = Task::message("x").deliver(&"https://a.example/in", Moment::Start).submit().unwrap();
     mock.close_after(Duration::from_secs(30), Reason::Draining);
-    assert_eq!(mock.deliver(&Mailer, &slow.id), Err(Failure::Retry(Duration::ZERO)));
+    assert_eq!(
+        mock.deliver(&Mailer, &slow.id),
+        Err(Failure::retry(Duration::ZERO, "exchange closed: draining"))
+    );
+    let busy = Error::Unavailable { reason: "502".into(), message: None, retry_after: Some(seconds(7)) };
+    assert_eq!(Failure::from(busy), Failure::retry(seconds(7), "502"));
+}
+
+struct Teller;
+
+impl Delivery for Teller {
+    type Address = String;
+
+    fn deliver(&self, _task: TaskRef, _address: String) -> Result<(), Failure> {
+        Err(Failure::permanent("blocked"))
+    }
+
+    fn given_up(&self, task: TaskRef, address: String, reason: &str) -> Result<()> {
+        let told = json!({"task": task.id, "error": reason});
+        webhooks::post(Some(&address), &told, task.id.as_str())?;
+        Ok(())
+    }
+}
+
+plugway_sdk::export!(Teller: delivery, name = "teller");
+
+#[test]
+fn whoever_waits_for_a_delivery_that_is_given_up_can_be_told() {
+    let mock = Mock::new();
+    let task = task(&mock);
+    mock.give_up(&Teller, &task, "given up after 1day: 502").unwrap();
+    assert_eq!(mock.webhooks()[0].body, json!({"task": task, "error": "given up after 1day: 502"}));
+    assert_eq!(mock.give_up(&Mailer, &task, "blocked"), Ok(()), "by default nobody is told");
 }
 
 #[test]

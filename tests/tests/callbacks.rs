@@ -225,6 +225,40 @@ async fn a_private_address_is_refused_in_every_spelling_unless_it_is_listed() {
 }
 
 #[tokio::test]
+async fn a_callback_url_that_may_not_be_called_is_refused_with_its_update() {
+    let bot = BotApi::start().await;
+    let gateway = bot.configure(Gateway::builder()).start().await;
+    let update = message(1, 7, "hello");
+    let answer = gateway.post("/webhook?callback_url=http%3A%2F%2F10.0.0.1%2Fx", &update).await;
+    let error = answer.expect(400).error();
+    assert_eq!(error["param"], "callback_url", "{error}");
+    assert!(error["message"].as_str().is_some_and(|told| told.contains("private_networks")), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_is_called_back_as_no_success() {
+    let bot = BotApi::start().await;
+    let (receiver, platform) = (Receiver::start().await, Receiver::start().await);
+    platform.answer_with(&[404; 1_000]);
+    let gateway = builder(&bot)
+        .set("plugins.telegram.origins", vec![platform.url("")])
+        .set("plugins.telegram.config.api_base", platform.url("").as_str())
+        .set("delivery.retry.max_age", "1s")
+        .set("delivery.retry.max_asked_delay", "100ms")
+        .set("delivery.retry.first_delay", "50ms")
+        .env("CALLBACK_URL", &receiver.url("/result"))
+        .start()
+        .await;
+    let task = gateway.accept(&message(1, 7, "hello")).await;
+    let result = receiver.received_at_least(1).await[0].json();
+    assert_eq!((&result["task_id"], &result["success"]), (&json!(task), &json!(false)), "{result}");
+    let error = result["error"].as_str().expect("an error");
+    assert!(error.contains("not delivered: given up after") && error.contains("sendMessage"), "{error}");
+    let letters = gateway.get("/admin/dead-letters").await.expect(200).json();
+    assert!(letters[0]["error"].as_str().is_some_and(|why| error.contains(why)), "{letters}");
+}
+
+#[tokio::test]
 async fn without_a_url_nothing_is_posted_and_the_task_ends_as_ever() {
     let bot = BotApi::start().await;
     let gateway = builder(&bot).start().await;

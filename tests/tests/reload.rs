@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use http::Method;
+use plugway_tests::bot_api::BotApi;
 use plugway_tests::update::message;
 use plugway_tests::{
     Answer, Builder, DEADLINE, Gateway, eventually, fixture, install, overwrite_bytes, plugin, salted,
@@ -94,6 +95,25 @@ async fn an_answer_that_began_on_the_old_generation_ends_on_it() {
     let text = String::from_utf8(text).expect("it is text");
     assert_eq!(text.lines().count(), 101);
     assert!(text.ends_with("line 100\nend\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_delivery_waits_while_a_build_without_the_role_is_in_place() {
+    let bot = BotApi::start().await;
+    let gateway =
+        bot.gateway(|builder| builder.set("workers.count", 1).set("telemetry.level", "debug")).await;
+    bot.says(1, "/sleep 4s").await;
+    bot.says(2, "hello").await;
+    let other = fs::read(fixture("strict")).expect("the fixture is there");
+    overwrite_bytes(&gateway.plugins_dir(), "telegram", &other);
+    gateway.plugin_when("telegram", |plugin| plugin["generation"] == 2).await;
+    gateway.logged(&["a delivery waits", "no delivery role"]).await;
+    let letters = gateway.get("/admin/dead-letters").await.expect(200).json();
+    assert_eq!(letters, json!([]), "nothing is lost");
+    overwrite_bytes(&gateway.plugins_dir(), "telegram", &salted(&plugin("telegram"), 1));
+    let chat = bot.settled(2).await;
+    assert_eq!(chat.last().map(|message| message.text.as_str()), Some("hello"));
+    bot.close().await;
 }
 
 #[tokio::test]

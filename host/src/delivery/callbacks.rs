@@ -13,13 +13,9 @@ use standardwebhooks::Webhook;
 use url::Url;
 
 use super::Retry;
+use crate::domain::bounds::{WEBHOOK_KEY, WEBHOOK_URL};
 use crate::egress::{Grant, SecretError, SecretRef, check_callback_url};
 use crate::store::{NewWebhook, Outbox, StoreError};
-
-/// Longest URL that is accepted, in bytes.
-const MAX_URL: usize = 2048;
-/// Longest key that is accepted, in bytes.
-const MAX_KEY: usize = 512;
 
 /// Settings of callbacks (`[callbacks]`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,8 +34,10 @@ pub struct CallbacksConfig {
     pub private_networks: Vec<IpNet>,
     /// Largest body. Default 1 MiB.
     pub body: ByteSize,
-    /// Callbacks under way to one origin at once; those with equal keys stay in order. Default 4.
-    pub per_origin: u32,
+    /// Callbacks of one owner under way to one URL at once, at least 1. Default 4.
+    pub per_url: u32,
+    /// Callbacks under way to one origin at once, at least 1. Default 16.
+    pub per_origin: usize,
     /// When they are tried again.
     pub retry: Retry,
 }
@@ -53,7 +51,8 @@ impl Default for CallbacksConfig {
             timeout: Duration::from_secs(30),
             private_networks: Vec::new(),
             body: ByteSize::mib(1),
-            per_origin: 4,
+            per_url: 4,
+            per_origin: 16,
             retry: Retry::default(),
         }
     }
@@ -147,8 +146,8 @@ impl Callbacks {
 /// # Errors
 /// A sentence that says what is wrong.
 fn check(grant: &Grant, url: &str) -> Result<Url, String> {
-    if url.len() > MAX_URL {
-        return Err(format!("the URL is longer than {MAX_URL} bytes"));
+    if url.len() > WEBHOOK_URL {
+        return Err(format!("the URL is longer than {WEBHOOK_URL} bytes"));
     }
     check_callback_url(grant, url)
 }
@@ -159,12 +158,12 @@ pub enum WebhookError {
     /// The URL is not acceptable: why.
     #[error("{0}")]
     Url(String),
-    /// The body is no JSON, or too large: why.
+    /// URL, key or body: which, and its bound.
     #[error("{0}")]
-    Body(String),
-    /// The key is empty or too long.
-    #[error("the key must have 1 to {MAX_KEY} bytes")]
-    Key,
+    TooLarge(String),
+    /// The key is empty, or the body is no JSON: why.
+    #[error("{0}")]
+    Invalid(String),
     /// The outbox can't take it now.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -210,6 +209,12 @@ impl Webhooks {
         key: String,
     ) -> Result<bool, WebhookError> {
         let callbacks = &self.callbacks.0;
+        let too_large = |what: &str, has: usize, bound: &dyn std::fmt::Display| {
+            WebhookError::TooLarge(format!("the {what} has {has} bytes, {bound} is the limit"))
+        };
+        if let Some(url) = url.as_ref().filter(|url| url.len() > WEBHOOK_URL) {
+            return Err(too_large("URL", url.len(), &WEBHOOK_URL));
+        }
         let url = match url {
             Some(url) => check(&callbacks.grant, &url).map_err(WebhookError::Url)?,
             None => match &callbacks.result_url {
@@ -217,37 +222,57 @@ impl Webhooks {
                 None => return Ok(false),
             },
         };
-        if key.is_empty() || key.len() > MAX_KEY {
-            return Err(WebhookError::Key);
+        if key.is_empty() {
+            return Err(WebhookError::Invalid("the key is empty".to_owned()));
+        }
+        if key.len() > WEBHOOK_KEY {
+            return Err(too_large("key", key.len(), &WEBHOOK_KEY));
         }
         let max = callbacks.config.body;
         if u64::try_from(body.len()).unwrap_or(u64::MAX) > max.as_u64() {
-            return Err(WebhookError::Body(format!("the body has {} bytes, {max} is the limit", body.len())));
+            return Err(too_large("body", body.len(), &max));
         }
         serde_json::from_str::<IgnoredAny>(&body)
-            .map_err(|error| WebhookError::Body(format!("the body is not JSON: {error}")))?;
-        let lane = lane(&url, owner, &key, callbacks.config.per_origin);
-        let webhook =
-            NewWebhook { owner: owner.to_owned(), key, url: url.into(), lane, body: body.into_boxed_str() };
+            .map_err(|error| WebhookError::Invalid(format!("the body is not JSON: {error}")))?;
+        let lane = lane(&url, owner, &key, callbacks.config.per_url);
+        let origin = origin(url.as_str());
+        let webhook = NewWebhook {
+            owner: owner.to_owned(),
+            key,
+            url: url.into(),
+            origin,
+            lane,
+            body: body.into_boxed_str(),
+        };
         self.outbox.enqueue_webhook(webhook).await?;
         Ok(true)
     }
 }
 
-/// The lane of a callback: its origin, and one of `per_origin` places by its key. One lane has one callback under way,
-/// so an origin that is dead holds up no more than that many of the worker's slots, and no other origin.
-fn lane(url: &Url, owner: &str, key: &str, per_origin: u32) -> String {
+/// The lane of a callback: its URL, and one of `per_url` places by its key. One lane has one callback under way, so a URL
+/// that is dead holds no more than that many of its origin's places, and none while it waits for another try.
+fn lane(url: &Url, owner: &str, key: &str, per_url: u32) -> String {
     let place =
-        digest(owner, key).first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes)) % per_origin.max(1);
-    format!("{}#{place}", url.origin().ascii_serialization())
+        digest(owner, key).first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes)) % per_url.max(1);
+    format!("{}#{place}", hex(&Sha256::digest(url.as_str())))
+}
+
+/// Scheme, host and port of a URL; empty for what is none.
+pub(super) fn origin(url: &str) -> String {
+    Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
 }
 
 /// The `webhook-id`: the same for every try of a delivery, and for its replay.
 pub(super) fn webhook_id(owner: &str, key: &str) -> String {
+    format!("msg_{}", hex(&digest(owner, key)))
+}
+
+/// The first half of a digest: enough to tell one thing from another.
+fn hex(digest: &[u8]) -> String {
     use std::fmt::Write as _;
-    digest(owner, key)[..16].iter().fold("msg_".to_owned(), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
+    digest[..16].iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }
 
@@ -309,13 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_has_a_few_lanes_and_a_key_has_one() {
+    fn a_url_has_a_few_lanes_and_a_key_has_one() {
         let url: Url = "https://hooks.example/a?b=c".parse().unwrap();
-        let lanes: std::collections::BTreeSet<_> =
-            (0..100).map(|key| lane(&url, "p", &key.to_string(), 4)).collect();
-        assert_eq!(lanes.len(), 4);
-        assert!(lanes.iter().all(|lane| lane.starts_with("https://hooks.example#")), "{lanes:?}");
-        assert_eq!(lane(&url, "p", "k", 4), lane(&"https://hooks.example/z".parse().unwrap(), "p", "k", 4));
+        let other: Url = "https://hooks.example/z".parse().unwrap();
+        let lanes = |url: &Url| -> std::collections::BTreeSet<_> {
+            (0..100).map(|key| lane(url, "p", &key.to_string(), 4)).collect()
+        };
+        assert_eq!(lanes(&url).len(), 4);
+        assert!(lanes(&url).is_disjoint(&lanes(&other)), "another receiver of the same origin");
+        assert_eq!(lane(&url, "p", "k", 4), lane(&url, "p", "k", 4));
+        assert_eq!(origin(url.as_str()), "https://hooks.example");
         assert_eq!(webhook_id("p", "k"), webhook_id("p", "k"));
         assert_ne!(webhook_id("p", "k"), webhook_id("pk", ""));
         assert_eq!(webhook_id("p", "k").len(), 36);

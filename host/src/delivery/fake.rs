@@ -78,7 +78,7 @@ impl FakeOutbox {
 #[async_trait]
 impl Outbox for FakeOutbox {
     async fn enqueue_webhook(&self, webhook: NewWebhook) -> Result<bool, StoreError> {
-        let NewWebhook { owner, key, url, lane, body } = webhook;
+        let NewWebhook { owner, key, url, lane, body, .. } = webhook;
         let known = self.rows.lock().unwrap().iter().any(|row| {
             matches!(&row.target, DeliveryTarget::Webhook { owner: o, key: k, .. } if *o == owner && *k == key)
         });
@@ -97,7 +97,16 @@ impl Outbox for FakeOutbox {
         let mut rows = self.rows.lock().unwrap();
         let now = self.clock.now_ms();
         let (mut items, mut lanes, mut next_due) = (Vec::new(), std::collections::BTreeSet::new(), None);
-        for (index, row) in rows.iter_mut().enumerate() {
+        let mut except = except.clone();
+        // Plugin deliveries keep their turn; of webhooks the one under way is first, then by time.
+        let place = |row: &Row| match row.target {
+            DeliveryTarget::Webhook { .. } if row.leased_until.is_none() => row.due_ms,
+            _ => 0,
+        };
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|index| (place(&rows[*index]), *index));
+        for index in order {
+            let row = &mut rows[index];
             if row.end.is_some() || !lanes.insert(row.lane.clone()) {
                 continue;
             }
@@ -112,6 +121,11 @@ impl Outbox for FakeOutbox {
             if free_at > now {
                 let wait = Duration::from_millis(free_at - now);
                 next_due = Some(next_due.map_or(wait, |due: Duration| due.min(wait)));
+                continue;
+            }
+            if let DeliveryTarget::Webhook { url, .. } = &row.target
+                && !except.take_place(&super::callbacks::origin(url))
+            {
                 continue;
             }
             row.token += 1;

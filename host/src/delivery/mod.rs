@@ -1,5 +1,5 @@
 //! Everything that leaves on its own: deliveries by plugins, and webhooks. What is in the outbox is tried until it has
-//! arrived or is a dead letter, at least once and not before its predecessor in the same lane.
+//! arrived or is a dead letter, at least once. Deliveries of one session leave in order; webhooks have none.
 
 mod callbacks;
 #[cfg(test)]
@@ -70,17 +70,23 @@ pub struct PluginDelivery {
     pub session: SessionId,
     /// The plugin's own note of where it goes.
     pub address: String,
-    /// Number of the try, from 1.
+    /// Number of the try, from 1. One that the plugin asked for has the number of the one before it.
     pub attempt: u32,
+    /// Set: the delivery is given up for this reason. The plugin may tell those who wait for it; what comes of that
+    /// changes nothing.
+    pub given_up: Option<String>,
 }
 
 /// Why a plugin did not deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryFailure {
-    /// The plugin wants to be called again, not before `after`. Counts as a try.
+    /// The plugin wants to be called again, since its platform can't take it now. Does not count as a try: only age
+    /// ends it.
     Retry {
         /// Least wait.
         after: Duration,
+        /// Why, in the plugin's words.
+        reason: String,
     },
     /// The plugin says that it can't be delivered, ever: why. Becomes a dead letter.
     Permanent(String),

@@ -13,10 +13,11 @@ use crate::store::Settlement;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// Tries that count before it becomes a dead letter. Default 20.
+    /// Tries that count before it becomes a dead letter. A plugin's wish for another try does not count. Default 20.
     pub attempts: u32,
     /// Bound of the wait after the first try; it doubles from try to try. The wait itself is drawn between nothing and
-    /// the bound (full jitter). Default 1 s.
+    /// the bound (full jitter). After a try that does not count the bound is a quarter of the delivery's age, and the
+    /// wait at least half of it. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub first_delay: Duration,
     /// Largest bound of the wait. Default 15 min.
@@ -25,8 +26,8 @@ pub struct Retry {
     /// Longest wait that a receiver or a plugin may ask for. Default 1 h.
     #[serde(with = "humantime_serde")]
     pub max_asked_delay: Duration,
-    /// A delivery that has failed, or waited for a plugin that does not serve, for this long becomes a dead letter.
-    /// Default 24 h.
+    /// A delivery that has failed, or waited for a platform or for a plugin that does not serve, for this long becomes a
+    /// dead letter. Counts from its moment, or from its replay. Default 24 h.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
 }
@@ -50,6 +51,8 @@ pub(super) enum Outcome {
     Delivered,
     /// It did not, and may another time, not before `after`.
     Failed { error: String, after: Duration },
+    /// Whoever takes it says that it can't be taken now. Not before `after`, nor before a wait that grows with its age.
+    Later { reason: String, after: Duration },
     /// It never will.
     Hopeless { error: String },
     /// There was no real try: whoever takes it is not there. Not before `after`.
@@ -72,6 +75,11 @@ impl Jitter {
         let share: f64 = self.0.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.0..=1.0);
         bound.mul_f64(share)
     }
+
+    /// Anything from the bound's half up to the bound.
+    fn around(&self, bound: Duration) -> Duration {
+        bound / 2 + self.up_to(bound / 2)
+    }
 }
 
 impl Retry {
@@ -79,6 +87,11 @@ impl Retry {
     fn bound(&self, attempts: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first_delay.saturating_mul(factor).min(self.max_delay)
+    }
+
+    /// Largest wait of a delivery of that age.
+    fn bound_at(&self, age: Duration) -> Duration {
+        (age / 4).max(self.first_delay).min(self.max_delay)
     }
 
     /// What to tell the store. `attempts` counts the tries before this one.
@@ -99,6 +112,11 @@ impl Retry {
             Outcome::NotNow { reason, .. } if age >= self.max_age => too_old(reason),
             Outcome::NotNow { reason, after } | Outcome::PutBack { reason, after } => {
                 Settlement::Retry { after: after.min(self.max_asked_delay), counts: false, error: reason }
+            }
+            Outcome::Later { reason, .. } if age >= self.max_age => too_old(reason),
+            Outcome::Later { reason, after } => {
+                let wait = jitter.around(self.bound_at(age)).max(after.min(self.max_asked_delay));
+                Settlement::Retry { after: wait, counts: false, error: reason }
             }
             Outcome::Failed { error, after } => {
                 let made = attempts.saturating_add(1);
@@ -169,6 +187,29 @@ mod tests {
         assert!(matches!(settle(3, 0), Settlement::Retry { counts: true, .. }));
         assert!(matches!(settle(4, 0), Settlement::Dead { error } if error.contains("after 5 tries: no")));
         assert!(matches!(settle(0, 100), Settlement::Dead { error } if error.contains("1m 40s")));
+    }
+
+    #[test]
+    fn what_the_platform_can_not_take_waits_longer_the_older_it_is_and_only_age_ends_it() {
+        let jitter = Jitter::new(7);
+        let later = |after: u64| Outcome::Later {
+            reason: "502 Bad Gateway".to_owned(),
+            after: Duration::from_secs(after),
+        };
+        let seconds = Duration::from_secs;
+        let wait = |after, age| match POLICY.settle(later(after), 10_000, seconds(age), &jitter) {
+            Settlement::Retry { after, counts: false, error } if error == "502 Bad Gateway" => after,
+            other => panic!("{other:?}"),
+        };
+        for (age, bound) in [(0, 2), (8, 2), (20, 5), (99, 10)] {
+            let bound = seconds(bound);
+            let waits: Vec<_> = (0..200).map(|_| wait(0, age)).collect();
+            assert!(waits.iter().all(|wait| (bound / 2..=bound).contains(wait)), "{age}: {waits:?}");
+        }
+        assert_eq!(wait(30, 99), seconds(30));
+        assert_eq!(wait(3600, 99), seconds(60));
+        let end = POLICY.settle(later(0), 0, seconds(100), &jitter);
+        assert!(matches!(end, Settlement::Dead { error } if error.contains("1m 40s: 502 Bad Gateway")));
     }
 
     #[test]

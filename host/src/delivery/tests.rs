@@ -202,7 +202,7 @@ async fn dead_endpoints_do_not_hold_up_a_live_one() {
     let live = Server::answering(answer(200, "", "")).await;
     let (config, mut callbacks) = settings();
     callbacks.timeout = Duration::from_secs(60);
-    // Four slots of eight are the most that one dead origin can hold.
+    // Four slots of eight are the most that one dead URL can hold.
     let bench = start((Config { webhooks: 8, ..config }, callbacks), absent());
     for key in 0..40 {
         bench.post(&hanging.origin(), &format!("dead {key}")).await;
@@ -214,6 +214,72 @@ async fn dead_endpoints_do_not_hold_up_a_live_one() {
         bench.ended(index).await.unwrap();
     }
     assert_eq!((hanging.seen().len(), live.seen().len()), (4, 20));
+}
+
+#[tokio::test]
+async fn a_dead_path_does_not_hold_up_another_of_its_origin() {
+    let server = Server::start(|seen, _| {
+        let head = &seen.head;
+        match () {
+            () if head.starts_with("POST /hangs") => vec![Step::Hang],
+            () if head.starts_with("POST /down") => {
+                vec![Step::Send(answer(503, "retry-after: 3600\r\n", ""))]
+            }
+            () => vec![Step::Send(answer(200, "", ""))],
+        }
+    })
+    .await;
+    let (config, mut callbacks) = settings();
+    (callbacks.timeout, callbacks.per_origin) = (Duration::from_secs(60), 6);
+    let bench = start((config, callbacks), absent());
+    for key in 0..40 {
+        bench.post(&format!("{}/hangs", server.origin()), &format!("hangs {key}")).await;
+        bench.post(&format!("{}/down", server.origin()), &format!("down {key}")).await;
+    }
+    for key in 0..20 {
+        bench.post(&format!("{}/live/{key}", server.origin()), &format!("live {key}")).await;
+    }
+    for index in 80..100 {
+        bench.ended(index).await.unwrap();
+    }
+    let seen = server.seen();
+    let to = |path: &str| seen.iter().filter(|seen| seen.head.starts_with(&format!("POST {path}"))).count();
+    assert_eq!((to("/hangs"), to("/live")), (4, 20));
+}
+
+#[tokio::test]
+async fn an_origin_gets_no_more_at_once_than_the_configuration_allows() {
+    let server = Server::start(|_, _| vec![Step::Hang]).await;
+    let (config, mut callbacks) = settings();
+    (callbacks.timeout, callbacks.per_origin) = (Duration::from_secs(60), 3);
+    let bench = start((config, callbacks), absent());
+    for path in 0..20 {
+        bench.post(&format!("{}/{path}", server.origin()), &path.to_string()).await;
+    }
+    eventually(|| (server.seen().len() == 3).then_some(())).await;
+    let live = Server::answering(answer(200, "", "")).await;
+    bench.post(&live.origin(), "live").await;
+    bench.ended(20).await.unwrap();
+    assert_eq!(server.seen().len(), 3);
+    let given_back: usize = (0..20).map(|index| bench.outbox.row(index).settlements.len()).sum();
+    assert_eq!(given_back, 0, "what has no place is not claimed");
+}
+
+#[tokio::test]
+async fn a_callback_that_waits_for_another_try_holds_up_none_to_the_same_url() {
+    let server = Server::start(|_, before| {
+        let first = answer(503, "retry-after: 3600\r\n", "");
+        vec![Step::Send(if before == 0 { first } else { answer(200, "", "") })]
+    })
+    .await;
+    let (config, mut callbacks) = settings();
+    callbacks.per_url = 1;
+    let bench = start((config, callbacks), absent());
+    bench.post(&server.origin(), "first").await;
+    eventually(|| (!bench.outbox.row(0).settlements.is_empty()).then_some(())).await;
+    bench.post(&server.origin(), "second").await;
+    bench.ended(1).await.unwrap();
+    assert!(bench.outbox.row(0).end.is_none());
 }
 
 #[tokio::test]
@@ -256,9 +322,13 @@ async fn urls_inside_are_refused_at_once() {
     let post = |body: &str, key: String| {
         bench.webhooks.post("p", Some("https://a.example/".to_owned()), body.to_owned(), key)
     };
-    assert!(matches!(post("{", "k".to_owned()).await, Err(WebhookError::Body(_))));
-    assert!(matches!(post("{}", String::new()).await, Err(WebhookError::Key)));
-    assert!(matches!(post("{}", "k".repeat(600)).await, Err(WebhookError::Key)));
+    assert!(matches!(post("{", "k".to_owned()).await, Err(WebhookError::Invalid(_))));
+    assert!(matches!(post("{}", String::new()).await, Err(WebhookError::Invalid(_))));
+    assert!(matches!(post("{}", "k".repeat(600)).await, Err(WebhookError::TooLarge(_))));
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    assert!(matches!(post(&large, "k".to_owned()).await, Err(WebhookError::TooLarge(_))));
+    let told = bench.webhooks.post("p", Some(long), "{}".to_owned(), "k".to_owned()).await;
+    assert!(matches!(told, Err(WebhookError::TooLarge(_))), "{told:?}");
     assert!(!bench.webhooks.post("p", None, "{}".to_owned(), "k".to_owned()).await.unwrap());
     // A name that leads inside is found out at the try.
     bench.post("http://localhost/hook", "local").await;
@@ -273,11 +343,16 @@ async fn a_plugin_says_what_becomes_of_its_delivery() {
     let deliver: PluginDeliver = Arc::new(move |call| {
         let attempt = call.attempt;
         let session = call.session.name().to_owned();
-        seen.lock().unwrap().push(call);
+        let mut seen = seen.lock().unwrap();
+        let calls_before = seen.iter().filter(|before| before.session == call.session).count();
+        seen.push(call);
         Box::pin(async move {
             match (session.as_str(), attempt) {
                 ("fine", _) => Ok(()),
-                ("later", 1) => Err(DeliveryFailure::Retry { after: Duration::from_millis(300) }),
+                ("later", _) if calls_before == 0 => {
+                    let reason = "429 Too Many Requests".to_owned();
+                    Err(DeliveryFailure::Retry { after: Duration::from_millis(300), reason })
+                }
                 ("broken", 1 | 2) => Err(DeliveryFailure::Broken("trapped".to_owned())),
                 ("never", _) => Err(DeliveryFailure::Permanent("blocked by the user".to_owned())),
                 ("hopeless", _) => Err(DeliveryFailure::Broken("trapped".to_owned())),
@@ -295,13 +370,41 @@ async fn a_plugin_says_what_becomes_of_its_delivery() {
     assert_eq!(ends[..4], [Ok(()), Ok(()), Ok(()), Err("blocked by the user".to_owned())]);
     assert!(ends[4].as_ref().unwrap_err().contains("after 4 tries: trapped"));
     let row = bench.outbox.row(indices[1]);
-    let Settlement::Retry { after, .. } = row.settlements[0] else { panic!("{row:?}") };
-    assert!(after >= Duration::from_millis(300));
+    let Settlement::Retry { after, counts: false, ref error } = row.settlements[0] else { panic!("{row:?}") };
+    assert!(after >= Duration::from_millis(300) && error == "429 Too Many Requests", "{row:?}");
     let calls = calls.lock().unwrap();
     assert_eq!(
         (calls[0].plugin.as_str(), calls[0].address.as_str(), calls[0].attempt),
         ("telegram", "chat 7", 1)
     );
+}
+
+#[tokio::test]
+async fn an_outage_of_the_platform_costs_no_tries_and_ends_with_age_and_the_plugins_reason() {
+    let calls: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    let seen = Arc::clone(&calls);
+    let deliver: PluginDeliver = Arc::new(move |call| {
+        seen.lock().unwrap().push(call.given_up.clone());
+        let reason = "502 Bad Gateway".to_owned();
+        Box::pin(async move {
+            match call.given_up {
+                None => Err(DeliveryFailure::Retry { after: Duration::ZERO, reason }),
+                Some(_) => Ok(()),
+            }
+        })
+    });
+    let (mut config, callbacks) = settings();
+    config.retry.max_age = Duration::from_millis(400);
+    let bench = start((config, callbacks), deliver);
+    let index = bench.plugin("telegram", "a");
+    let error = bench.ended(index).await.unwrap_err();
+    assert!(error.contains("given up after") && error.contains("502 Bad Gateway"), "{error}");
+    let row = bench.outbox.row(index);
+    assert!(row.attempts == 0 && row.settlements.len() > 4, "more tries than the four that count: {row:?}");
+    let calls = calls.lock().unwrap();
+    let told: Vec<_> = calls.iter().flatten().collect();
+    assert_eq!(told, [&error], "the plugin hears once that it is given up");
+    assert_eq!(calls.last().unwrap().as_ref(), Some(&error));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::retry::{Jitter, Outcome};
-use super::{DeliveryFailure, PluginDelivery, Worker, webhook};
+use super::{DeliveryFailure, PluginDelivery, Worker, callbacks, webhook};
 use crate::store::{Delivery, DeliveryLease, DeliveryTarget, Except, Settlement, StoreError};
 
 /// Deliveries claimed in one go.
@@ -40,6 +40,7 @@ pub async fn run(mut worker: Worker, stop: CancellationToken) {
     let tries = Tries { jitter: Jitter::new(worker.seed), worker, stop: stop.clone() };
     Loop {
         webhooks: Arc::new(Semaphore::new(tries.worker.config.webhooks.clamp(1, Semaphore::MAX_PERMITS))),
+        origins: BTreeMap::new(),
         plugins: BTreeMap::new(),
         away: BTreeMap::new(),
         under_way: JoinSet::new(),
@@ -53,6 +54,8 @@ struct Loop {
     tries: Arc<Tries>,
     /// Permits of webhooks.
     webhooks: Arc<Semaphore>,
+    /// Permits of each origin that has webhooks under way.
+    origins: BTreeMap<String, Arc<Semaphore>>,
     /// Permits of each plugin that has something under way.
     plugins: BTreeMap<String, Arc<Semaphore>>,
     /// Plugins that can't be called, and until when.
@@ -90,6 +93,8 @@ impl Loop {
         }
         let all = self.per_plugin();
         self.plugins.retain(|_, permits| permits.available_permits() < all);
+        let all = self.per_origin();
+        self.origins.retain(|_, permits| permits.available_permits() < all);
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
     }
@@ -109,6 +114,10 @@ impl Loop {
         self.tries.worker.config.per_plugin.clamp(1, Semaphore::MAX_PERMITS)
     }
 
+    fn per_origin(&self) -> usize {
+        self.tries.worker.callbacks.config().per_origin.clamp(1, Semaphore::MAX_PERMITS)
+    }
+
     /// Claims once and begins what was claimed. Returns how long there is nothing to do; zero: look again at once.
     async fn claim(&mut self) -> Duration {
         let Worker { outbox, config, .. } = &self.tries.worker;
@@ -118,7 +127,14 @@ impl Loop {
         let free = self.webhooks.available_permits().min(BATCH);
         let mut permits: Vec<_> =
             (0..free).map_while(|_| Arc::clone(&self.webhooks).try_acquire_owned().ok()).collect();
-        let except = Except { plugins, webhooks: permits.is_empty() };
+        let left =
+            |(origin, permits): (&String, &Arc<Semaphore>)| (origin.clone(), permits.available_permits());
+        let except = Except {
+            plugins,
+            webhooks: permits.is_empty(),
+            origins: self.origins.iter().map(left).collect(),
+            per_origin: self.per_origin(),
+        };
         let limit = if permits.is_empty() { BATCH } else { permits.len() };
         let claimed = match outbox.claim_deliveries(limit, config.lease, &except).await {
             Ok(claimed) => claimed,
@@ -147,7 +163,8 @@ impl Loop {
         }
         let back = back.iter().map(|delivery| {
             let reason = "as many are under way as the configuration allows".to_owned();
-            self.tries.end(delivery, Outcome::PutBack { reason, after: NO_PERMIT_WAIT })
+            let verdict = self.tries.judge(delivery, Outcome::PutBack { reason, after: NO_PERMIT_WAIT });
+            self.tries.end(delivery, verdict)
         });
         futures::future::join_all(back).await;
         if more {
@@ -161,17 +178,38 @@ impl Loop {
         &mut self,
         target: &DeliveryTarget,
         webhooks: &mut Vec<OwnedSemaphorePermit>,
-    ) -> Option<OwnedSemaphorePermit> {
-        match target {
-            DeliveryTarget::Webhook { .. } => webhooks.pop(),
-            DeliveryTarget::Plugin { plugin, .. } => {
-                let all = self.per_plugin();
-                let permits =
-                    self.plugins.entry(plugin.clone()).or_insert_with(|| Arc::new(Semaphore::new(all)));
-                Arc::clone(permits).try_acquire_owned().ok()
+    ) -> Option<Permit> {
+        let (all, permits) = match target {
+            DeliveryTarget::Webhook { url, .. } => {
+                (self.per_origin(), self.origins.entry(callbacks::origin(url)))
             }
-        }
+            DeliveryTarget::Plugin { plugin, .. } => (self.per_plugin(), self.plugins.entry(plugin.clone())),
+        };
+        let permits = permits.or_insert_with(|| Arc::new(Semaphore::new(all)));
+        let of_target = Arc::clone(permits).try_acquire_owned().ok()?;
+        let of_all = match target {
+            DeliveryTarget::Webhook { .. } => Some(webhooks.pop()?),
+            DeliveryTarget::Plugin { .. } => None,
+        };
+        Some(Permit { _of_target: of_target, _of_all: of_all })
     }
+}
+
+/// The right to have a delivery under way.
+struct Permit {
+    /// One of its plugin's or of its origin's.
+    _of_target: OwnedSemaphorePermit,
+    /// One of all webhooks'.
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+/// What becomes of a delivery after a try.
+struct Verdict {
+    settlement: Settlement,
+    /// Whoever takes it was asked, and did not take it.
+    was_tried: bool,
+    /// How long its plugin is to be left alone.
+    away: Option<Duration>,
 }
 
 /// Makes tries.
@@ -184,56 +222,78 @@ struct Tries {
 impl Tries {
     /// One try of a delivery, to its settlement.
     async fn make(&self, delivery: Delivery) -> Away {
-        let outcome = tokio::select! {
+        let verdict = tokio::select! {
             biased;
-            outcome = self.attempt(&delivery) => outcome,
-            () = self.drained() => Outcome::PutBack {
-                reason: "the gateway is stopping".to_owned(),
-                after: Duration::ZERO,
-            },
+            verdict = self.attempt(&delivery) => verdict,
+            () = self.drained() => {
+                let reason = "the gateway is stopping".to_owned();
+                self.judge(&delivery, Outcome::PutBack { reason, after: Duration::ZERO })
+            }
             () = self.keep(delivery.lease) => {
                 count(&delivery.target, "lost");
                 warn!(delivery = delivery.lease.id.0, "the lease of a delivery was lost, it is left to whoever has it now");
                 return None;
             }
         };
-        let away = match (&outcome, &delivery.target) {
-            (Outcome::NotNow { after, .. }, DeliveryTarget::Plugin { plugin, .. }) => {
-                Some((plugin.clone(), *after))
-            }
+        let away = match (verdict.away, &delivery.target) {
+            (Some(after), DeliveryTarget::Plugin { plugin, .. }) => Some((plugin.clone(), after)),
             _ => None,
         };
-        self.end(&delivery, outcome).await;
+        self.end(&delivery, verdict).await;
         away
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Outcome {
+    /// Makes the try. The plugin hears of it if that was the last one, while the lease still holds.
+    async fn attempt(&self, delivery: &Delivery) -> Verdict {
         let Worker { egress, callbacks, clock, deliver, .. } = &self.worker;
-        match &delivery.target {
+        let call = match &delivery.target {
             DeliveryTarget::Webhook { owner, key, url, body } => {
-                webhook::post(egress, callbacks, clock, owner, key, url, body).await
+                let outcome = webhook::post(egress, callbacks, clock, owner, key, url, body).await;
+                return self.judge(delivery, outcome);
             }
-            DeliveryTarget::Plugin { plugin, task, session, address } => {
-                let call = PluginDelivery {
-                    plugin: plugin.clone(),
-                    task: *task,
-                    session: session.clone(),
-                    address: address.clone(),
-                    attempt: delivery.attempts.saturating_add(1),
-                };
-                match deliver(call).await {
-                    Ok(()) => Outcome::Delivered,
-                    Err(DeliveryFailure::Retry { after }) => {
-                        Outcome::Failed { error: "the plugin asked for another try".to_owned(), after }
-                    }
-                    Err(DeliveryFailure::Permanent(error)) => Outcome::Hopeless { error },
-                    Err(DeliveryFailure::Broken(error)) => Outcome::Failed { error, after: Duration::ZERO },
-                    Err(DeliveryFailure::NotNow { after, reason }) => {
-                        Outcome::NotNow { reason, after: after.max(LEAST_NOT_NOW) }
-                    }
-                }
+            DeliveryTarget::Plugin { plugin, task, session, address } => PluginDelivery {
+                plugin: plugin.clone(),
+                task: *task,
+                session: session.clone(),
+                address: address.clone(),
+                attempt: delivery.attempts.saturating_add(1),
+                given_up: None,
+            },
+        };
+        let outcome = match deliver(call.clone()).await {
+            Ok(()) => Outcome::Delivered,
+            Err(DeliveryFailure::Retry { after, reason }) => Outcome::Later { reason, after },
+            Err(DeliveryFailure::Permanent(error)) => Outcome::Hopeless { error },
+            Err(DeliveryFailure::Broken(error)) => Outcome::Failed { error, after: Duration::ZERO },
+            Err(DeliveryFailure::NotNow { after, reason }) => {
+                Outcome::NotNow { reason, after: after.max(LEAST_NOT_NOW) }
+            }
+        };
+        let verdict = self.judge(delivery, outcome);
+        if let Settlement::Dead { error } = &verdict.settlement {
+            let told = deliver(PluginDelivery { given_up: Some(error.clone()), ..call }).await;
+            if let Err(failure) = told {
+                let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
+                warn!(delivery = id, to, ?failure, "the plugin could not tell that a delivery is given up");
             }
         }
+        verdict
+    }
+
+    fn judge(&self, delivery: &Delivery, outcome: Outcome) -> Verdict {
+        let Worker { config, callbacks, clock, .. } = &self.worker;
+        let retry = match delivery.target {
+            DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
+            DeliveryTarget::Plugin { .. } => &config.retry,
+        };
+        let was_tried = matches!(outcome, Outcome::Failed { .. } | Outcome::Later { .. });
+        let away = match outcome {
+            Outcome::NotNow { after, .. } => Some(after),
+            _ => None,
+        };
+        let age = Duration::from_millis(clock.now_ms().saturating_sub(delivery.since_ms));
+        let settlement = retry.settle(outcome, delivery.attempts, age, &self.jitter);
+        Verdict { settlement, was_tried, away }
     }
 
     /// Returns when there is no more time to finish anything.
@@ -263,19 +323,13 @@ impl Tries {
 
     /// Settles, logs and counts. While the store fails it is asked again, as long as the lease may last: a delivery that
     /// is not settled is made again.
-    async fn end(&self, delivery: &Delivery, outcome: Outcome) {
-        let Worker { outbox, config, callbacks, clock, .. } = &self.worker;
-        let retry = match delivery.target {
-            DeliveryTarget::Webhook { .. } => &callbacks.config().retry,
-            DeliveryTarget::Plugin { .. } => &config.retry,
-        };
-        let age = Duration::from_millis(clock.now_ms().saturating_sub(delivery.since_ms));
-        let settlement = retry.settle(outcome, delivery.attempts, age, &self.jitter);
-        report(delivery, &settlement);
+    async fn end(&self, delivery: &Delivery, verdict: Verdict) {
+        let Worker { outbox, config, .. } = &self.worker;
+        report(delivery, &verdict);
         let deadline = Instant::now() + config.lease;
         let mut wait = LEAST_WAIT;
         loop {
-            match outbox.settle(delivery.lease, settlement.clone()).await {
+            match outbox.settle(delivery.lease, verdict.settlement.clone()).await {
                 Ok(()) => return,
                 Err(error) if matches!(error, StoreError::LeaseLost) || Instant::now() + wait > deadline => {
                     warn!(%error, delivery = delivery.lease.id.0, "a delivery can't be settled, it may be made again");
@@ -294,25 +348,23 @@ impl Tries {
 fn destination(target: &DeliveryTarget) -> String {
     match target {
         DeliveryTarget::Plugin { plugin, task, .. } => format!("{plugin} ({task})"),
-        DeliveryTarget::Webhook { url, .. } => {
-            url::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
-        }
+        DeliveryTarget::Webhook { url, .. } => callbacks::origin(url),
     }
 }
 
-fn report(delivery: &Delivery, settlement: &Settlement) {
+fn report(delivery: &Delivery, verdict: &Verdict) {
     let (id, to) = (delivery.lease.id.0, destination(&delivery.target));
     let attempt = delivery.attempts.saturating_add(1);
-    match settlement {
+    match &verdict.settlement {
         Settlement::Done => {
             count(&delivery.target, "delivered");
             debug!(delivery = id, to, attempt, "delivered");
         }
-        Settlement::Retry { counts: true, after: wait, error } => {
+        Settlement::Retry { after: wait, error, .. } if verdict.was_tried => {
             count(&delivery.target, "retry");
             info!(delivery = id, to, attempt, ?wait, error, "a delivery failed and is tried again");
         }
-        Settlement::Retry { counts: false, error, .. } => {
+        Settlement::Retry { error, .. } => {
             count(&delivery.target, "deferred");
             debug!(delivery = id, to, error, "a delivery waits");
         }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::bounds::SESSION_NAME;
+
 use super::Position;
 
 /// A text that is not an id of the wanted kind.
@@ -105,15 +107,12 @@ pub struct SessionId {
 }
 
 impl SessionId {
-    /// Longest name that an owner may give a session, in bytes.
-    pub const MAX_NAME: usize = 512;
-
     /// The owner's session of that name.
     ///
     /// # Errors
-    /// The name is empty or longer than [`SessionId::MAX_NAME`].
+    /// The name is empty or longer than [`SESSION_NAME`].
     pub fn new(owner: &str, name: &str) -> Result<Self, InvalidId> {
-        if name.is_empty() || name.len() > Self::MAX_NAME {
+        if name.is_empty() || name.len() > SESSION_NAME {
             return Err(InvalidId::new("session name of 1 to 512 bytes", name));
         }
         Ok(Self { key: format!("{owner}/{name}").into(), owner_len: owner.len() })

@@ -1,5 +1,7 @@
 //! Plain data and pure rules: ids, tasks, events, sessions. Nothing here does I/O or knows a wire format.
 
+#[path = "../../../wit/bounds.rs"]
+pub mod bounds;
 mod clock;
 mod event;
 mod id;

@@ -83,7 +83,8 @@ struct Inner {
     table: String,
     origins: Origins,
     networks: Vec<IpNet>,
-    secrets: BTreeMap<String, Secret>,
+    secrets: BTreeMap<String, (Secret, Redactor)>,
+    /// Takes out all of them.
     redactor: Redactor,
 }
 
@@ -120,6 +121,11 @@ impl Grant {
         networks.sort_unstable();
         networks.dedup();
         let redactor = Redactor::new(secrets.iter().map(|(name, secret)| (name.as_str(), secret)));
+        let alone = |(name, secret): (String, Secret)| {
+            let redactor = Redactor::new([(name.as_str(), &secret)]);
+            (name, (secret, redactor))
+        };
+        let secrets = secrets.into_iter().map(alone).collect();
         Self(Arc::new(Inner { name: name.to_owned(), table, origins, networks, secrets, redactor }))
     }
 
@@ -130,12 +136,17 @@ impl Grant {
 
     /// A secret, if it was granted.
     pub fn secret(&self, name: &str) -> Option<&Secret> {
-        self.0.secrets.get(name)
+        self.0.secrets.get(name).map(|(secret, _)| secret)
     }
 
-    /// Takes the granted secrets out of texts, such as the plugin's log.
+    /// Takes all granted secrets out of texts for people: the plugin's log, and what is said of errors.
     pub fn redactor(&self) -> &Redactor {
         &self.0.redactor
+    }
+
+    /// Takes one secret out of answers to requests that it was put into; none if it was not granted.
+    pub(crate) fn redactor_of(&self, name: &str) -> Option<&Redactor> {
+        self.0.secrets.get(name).map(|(_, redactor)| redactor)
     }
 
     /// Whether an origin was granted.

@@ -109,7 +109,7 @@ pub struct EgressRequest {
     pub timeout: Duration,
 }
 
-/// An answer, with secrets taken out.
+/// An answer, with the secrets taken out that were put into its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressResponse {
     /// Any status, redirects included.
@@ -124,6 +124,15 @@ impl EgressResponse {
     /// The first header of that (lower-case) name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn redact(&mut self, redactor: &Redactor) {
+        for (_, value) in &mut self.headers {
+            if let std::borrow::Cow::Owned(clean) = redactor.text(value) {
+                *value = clean;
+            }
+        }
+        self.body = redactor.bytes(std::mem::take(&mut self.body));
     }
 }
 
@@ -221,7 +230,7 @@ impl Egress {
         let shared = &self.0;
         let timeout = request.timeout.min(shared.config.max_timeout);
         let origin = Url::parse(&request.url).map(|url| Origin::of(&url).to_string()).unwrap_or_default();
-        let request = request::prepare(grant, request, shared.config.request_body)
+        let (request, used) = request::prepare(grant, request, shared.config.request_body)
             .map_err(|sentence| EgressError::Denied(grant.redactor().text(&sentence).into_owned()))?;
         let (this, networks) = (self.clone(), grant.networks().to_vec());
         let task = shared.runtime.spawn(async move {
@@ -235,12 +244,10 @@ impl Egress {
         let redactor = grant.redactor();
         match answer {
             Ok(mut response) => {
-                for (_, value) in &mut response.headers {
-                    if let std::borrow::Cow::Owned(clean) = redactor.text(value) {
-                        *value = clean;
-                    }
+                // Others the server does not know, so whatever looks like one is the answer's own.
+                for redactor in used.iter().filter_map(|name| grant.redactor_of(name)) {
+                    response.redact(redactor);
                 }
-                response.body = redactor.bytes(response.body);
                 Ok(response)
             }
             Err(Failure::Denied(denied)) => {

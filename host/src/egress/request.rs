@@ -7,26 +7,14 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri};
 use http_body_util::Full;
 use ipnet::IpNet;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use url::{Host, Url};
 
 use super::address::{self, DeniedAddress};
-use super::{EgressRequest, Grant, Origin, placeholder};
-
-/// Headers that belong to the connection, or that the client sets itself.
-const OWN_HEADERS: [HeaderName; 11] = [
-    header::HOST,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::EXPECT,
-    header::PROXY_AUTHORIZATION,
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("keep-alive"),
-];
+use super::{EgressRequest, Grant, Origin, Secret, placeholder};
+use crate::domain::bounds::{HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_METHODS, HTTP_OWN_HEADERS, HTTP_URL};
 
 /// Headers of an answer that concern the connection only.
 pub(super) const HOP_BY_HOP: [HeaderName; 7] = [
@@ -39,7 +27,7 @@ pub(super) const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Puts a request together.
+/// Puts a request together. Returns with it the names of the secrets that are in it.
 ///
 /// # Errors
 /// A sentence: what is not granted or not acceptable, and where it can be granted the line to add.
@@ -47,7 +35,8 @@ pub(super) fn prepare(
     grant: &Grant,
     request: EgressRequest,
     max_body: ByteSize,
-) -> Result<http::Request<Full<Bytes>>, String> {
+) -> Result<(http::Request<Full<Bytes>>, BTreeSet<String>), String> {
+    let used = Used { grant, names: RefCell::default() };
     let method = method(&request.method)?;
     let url = vetted_url(&request.url, grant.networks())
         .map_err(|problem| problem.sentence(&request.url, grant.table()))?;
@@ -61,8 +50,8 @@ pub(super) fn prepare(
     if u64::try_from(request.body.len()).unwrap_or(u64::MAX) > max_body.as_u64() {
         return Err(format!("the request's body has {} bytes, {max_body} is the limit", request.body.len()));
     }
-    let headers = headers(grant, &request.headers)?;
-    let mut target = placeholder::fill_path(url.path(), &|name| grant.secret(name))
+    let headers = headers(&used, &request.headers)?;
+    let mut target = placeholder::fill_path(url.path(), &|name| used.secret(name))
         .map_err(|name| missing_secret(grant, &name))?;
     if let Some(query) = url.query() {
         target.push('?');
@@ -71,20 +60,27 @@ pub(super) fn prepare(
     let uri: Uri = format!("{origin}{target}").parse().map_err(|_| "the URL is not acceptable".to_owned())?;
     let mut out = http::Request::new(Full::new(request.body));
     (*out.method_mut(), *out.uri_mut(), *out.headers_mut()) = (method, uri, headers);
-    Ok(out)
+    Ok((out, used.names.into_inner()))
+}
+
+/// A grant that remembers which of its secrets were asked for.
+struct Used<'a> {
+    grant: &'a Grant,
+    names: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Used<'a> {
+    fn secret(&self, name: &str) -> Option<&'a Secret> {
+        let secret = self.grant.secret(name)?;
+        self.names.borrow_mut().insert(name.to_owned());
+        Some(secret)
+    }
 }
 
 fn method(name: &str) -> Result<Method, String> {
-    match name.to_ascii_uppercase().as_str() {
-        "GET" => Ok(Method::GET),
-        "HEAD" => Ok(Method::HEAD),
-        "POST" => Ok(Method::POST),
-        "PUT" => Ok(Method::PUT),
-        "PATCH" => Ok(Method::PATCH),
-        "DELETE" => Ok(Method::DELETE),
-        "OPTIONS" => Ok(Method::OPTIONS),
-        _ => Err("the method must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS".to_owned()),
-    }
+    let name = name.to_ascii_uppercase();
+    let known = HTTP_METHODS.contains(&name.as_str()).then(|| name.parse().ok()).flatten();
+    known.ok_or_else(|| format!("the method must be one of {}", HTTP_METHODS.join(", ")))
 }
 
 /// What is wrong with a URL.
@@ -119,7 +115,7 @@ pub(super) fn denied_sentence(origin: &str, denied: &DeniedAddress, table: &str)
 
 /// A URL that may be used, as far as its text tells.
 pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
-    if text.len() > MAX_URL {
+    if text.len() > HTTP_URL {
         return Err(BadUrl::Unacceptable("it is longer than 16 KiB"));
     }
     let url = Url::parse(text).map_err(|_| BadUrl::Unacceptable("it is not an absolute URL"))?;
@@ -149,18 +145,11 @@ pub(super) fn vetted_url(text: &str, allowed: &[IpNet]) -> Result<Url, BadUrl> {
     }
 }
 
-/// Header fields of a request.
-const MAX_HEADERS: usize = 128;
-/// Bytes of all header fields of a request.
-const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Bytes of a URL.
-const MAX_URL: usize = 16 << 10;
-
-fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String> {
+fn headers(used: &Used<'_>, list: &[(String, String)]) -> Result<HeaderMap, String> {
     let bytes: usize = list.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if list.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+    if list.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
         return Err(format!(
-            "the request has {} headers of {bytes} bytes; {MAX_HEADERS} of {MAX_HEADER_BYTES} bytes are the limit",
+            "the request has {} headers of {bytes} bytes; {HTTP_HEADERS} of {HTTP_HEADER_BYTES} bytes are the limit",
             list.len()
         ));
     }
@@ -169,15 +158,15 @@ fn headers(grant: &Grant, list: &[(String, String)]) -> Result<HeaderMap, String
         let shown: String = name.chars().take(80).collect();
         let key = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("`{shown}` is not a header's name"))?;
-        if OWN_HEADERS.contains(&key) || key == "proxy-connection" {
+        if HTTP_OWN_HEADERS.contains(&key.as_str()) {
             return Err(format!("the header `{key}` belongs to the connection and can't be set"));
         }
         if key == header::ACCEPT_ENCODING {
             continue;
         }
         let secret = placeholder::is_in(value);
-        let value = placeholder::fill_header(value, &|name| grant.secret(name))
-            .map_err(|name| missing_secret(grant, &name))?;
+        let value = placeholder::fill_header(value, &|name| used.secret(name))
+            .map_err(|name| missing_secret(used.grant, &name))?;
         let mut value = HeaderValue::from_str(&value)
             .map_err(|_| format!("the value of the header `{key}` is not acceptable"))?;
         value.set_sensitive(secret);

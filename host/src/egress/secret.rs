@@ -13,6 +13,10 @@ use subtle::ConstantTimeEq;
 pub struct Secret(Arc<str>);
 
 impl Secret {
+    /// Least length of a secret that a plugin is granted, in bytes: a shorter one is soon guessed, and taking it out of
+    /// logs and answers would take out what only looks like it.
+    pub const LEAST: usize = 8;
+
     /// A value; none if it is empty, since an empty secret protects nothing.
     pub fn new(value: &str) -> Option<Self> {
         (!value.is_empty()).then(|| Self(value.into()))

@@ -205,6 +205,16 @@ async fn a_secret_goes_out_and_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_secret_that_was_not_sent_is_not_looked_for_in_the_answer() {
+    let server = Server::answering(answer(200, "x-id: 12345678\r\n", "{\"message_id\":123456780}")).await;
+    let secrets = [("token", "4711:AA-secret_token"), ("webhook_secret", "12345678")];
+    let grant = grant(&[&server.origin()], &[LOCAL], &secrets);
+    let url = format!("{}/bot{{secret:token}}/sendMessage", server.origin());
+    let got = egress().send(&grant, request("POST", &url, "")).await.unwrap();
+    assert_eq!((got.header("x-id"), &got.body[..]), (Some("12345678"), &b"{\"message_id\":123456780}"[..]));
+}
+
+#[tokio::test]
 async fn errors_hold_no_secret() {
     let server = Server::start(|_, _| vec![Step::Send("HTTP/1.1 2".to_owned()), Step::Reset]).await;
     let grant = grant(&[&server.origin(), "http://127.0.0.1:1"], &[LOCAL], &[("token", "s3cret-value")]);

@@ -14,15 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{mailbox as wit, types};
+use crate::domain::bounds::FOLLOWS;
 use crate::domain::{Cursor, Position, SessionId, TaskId, sleep_until};
 use crate::hub::{Entry, Follower, Hub, SessionFollower, Step};
 use crate::store::StoreError;
 
 /// Entries taken from a topic at once.
 const BATCH: usize = 256;
-
-/// Tasks and sessions that one exchange may follow at once.
-pub(crate) const FOLLOWS: usize = 64;
 
 /// When and why an exchange should end.
 #[derive(Clone, Debug)]

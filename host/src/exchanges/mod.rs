@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::delivery::{DeliveryFailure, Webhooks};
-use crate::domain::{Clock, TaskId};
+use crate::delivery::{DeliveryFailure, PluginDelivery, Webhooks};
+use crate::domain::Clock;
 use crate::egress::Egress;
 use crate::hub::Hub;
 use crate::plugins::{Catalogue, Endpoint, Engine, Gate, Generation, InUse, Plugin, Refusal, Role};
@@ -241,12 +241,13 @@ impl Exchanges {
         }
     }
 
-    /// Lets a plugin carry a task's outcome to its platform, and returns when it is done. Dropping the future ends the
-    /// exchange.
+    /// Lets a plugin carry a task's outcome to its platform, or tell that this was given up, and returns when it is done.
+    /// Dropping the future ends the exchange.
     ///
     /// # Errors
     /// [`DeliveryFailure`]: what is to become of the delivery.
-    pub async fn deliver(&self, plugin: &str, task: TaskId, address: String) -> Result<(), DeliveryFailure> {
+    pub async fn deliver(&self, delivery: PluginDelivery) -> Result<(), DeliveryFailure> {
+        let plugin = delivery.plugin.as_str();
         let not_now = |after: Duration, reason: String| DeliveryFailure::NotNow { after, reason };
         let serving = || {
             let snapshot = self.shared.catalogue.snapshot();
@@ -265,15 +266,14 @@ impl Exchanges {
         let (plugin, generation) = serving()?;
         let generation = InUse::begin(generation);
         if !generation.has(Role::Delivery) {
-            return Err(DeliveryFailure::Permanent(format!(
-                "the plugin `{}` has no delivery role",
-                plugin.name()
-            )));
+            // A later build may have it again.
+            let reason = format!("the plugin `{}` has no delivery role", plugin.name());
+            return Err(not_now(Duration::from_secs(2), reason));
         }
         let closing = self.closing(&plugin, &generation, CancellationToken::new());
         let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
         let run = async move {
-            let result = run::deliver(&engine, services, plugin, &generation, task, address, closing).await;
+            let result = run::deliver(&engine, services, plugin, &generation, delivery, closing).await;
             drop(admission);
             result
         };

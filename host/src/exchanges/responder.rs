@@ -14,6 +14,8 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::domain::bounds::{ANSWER_OWN_HEADERS, HTTP_HEADER_BYTES, HTTP_HEADERS};
+
 /// Pieces of a body that may wait for the client before `write` waits.
 const PIECES: usize = 256;
 
@@ -21,14 +23,6 @@ const PIECES: usize = 256;
 const PIECE: usize = 4 << 10;
 /// What waits is handed to the client in one write up to this size, so that a client that lags costs less, not more.
 const WRITE: usize = 32 << 10;
-/// Header fields of an answer.
-const HEADERS: usize = 128;
-/// Bytes of all header fields of an answer.
-const HEADER_BYTES: usize = 64 << 10;
-
-/// Headers that are the host's own business.
-const HOP_BY_HOP: [&str; 7] =
-    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Where the guest's answer goes.
 #[derive(Debug)]
@@ -92,17 +86,17 @@ impl Responder {
             .filter(|status| !status.is_informational())
             .ok_or_else(|| format!("status: {status} is no final HTTP status"))?;
         let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if headers.len() > HEADERS || bytes > HEADER_BYTES {
+        if headers.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
             let count = headers.len();
             return Err(format!(
-                "headers: {count} of {bytes} bytes; {HEADERS} of {HEADER_BYTES} bytes are the limit"
+                "headers: {count} of {bytes} bytes; {HTTP_HEADERS} of {HTTP_HEADER_BYTES} bytes are the limit"
             ));
         }
         let mut map = HeaderMap::with_capacity(headers.len());
         for (name, value) in headers {
             let parsed =
                 HeaderName::try_from(name).map_err(|_| format!("header name {name:?} is not valid"))?;
-            if HOP_BY_HOP.contains(&parsed.as_str()) {
+            if ANSWER_OWN_HEADERS.contains(&parsed.as_str()) {
                 return Err(format!("header {name:?} is the host's own"));
             }
             if parsed == http::header::CONTENT_LENGTH {

@@ -15,7 +15,7 @@ use super::bindings::types;
 use super::exchange::{Exchange, Live, Services};
 use super::mailbox::{Closing, Mailbox};
 use super::responder::Responder;
-use crate::delivery::DeliveryFailure;
+use crate::delivery::{DeliveryFailure, PluginDelivery};
 use crate::domain::TaskId;
 use crate::plugins::{
     Engine, FailureKind, Gate, Generation, HostFault, LimitExceeded, Plugin, Sandbox, classify, describe,
@@ -85,25 +85,25 @@ pub(super) async fn http(
     let answered = run.is_answered();
     let outcome = run.end(&run.plugin.requests, generation, peer_gone.is_cancelled(), handled.as_ref().err());
     if let Ok(Err(reason)) = &handled {
-        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {}", shorten(reason, SAID));
+        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, answered, "the plugin returned an error: {}", run.said(reason));
     } else if handled.is_ok() && !answered {
         tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, "the plugin returned without an answer");
     }
     outcome
 }
 
-/// Carries a task's outcome to a platform.
+/// Carries a task's outcome to a platform, or tells that this was given up.
 pub(super) async fn deliver(
     engine: &Engine,
     services: Arc<Services>,
     plugin: Arc<Plugin>,
     generation: &Generation<Exchange>,
-    task: TaskId,
-    address: String,
+    delivery: PluginDelivery,
     closing: Closing,
 ) -> Result<(), DeliveryFailure> {
+    let PluginDelivery { task, address, given_up, .. } = delivery;
     let Some(role) = &generation.roles.delivery else {
-        return Err(DeliveryFailure::Permanent("the plugin has no delivery role".into()));
+        return Err(DeliveryFailure::Broken("the plugin has no delivery role".into()));
     };
     let closed = closing.clone();
     let id: Arc<str> = task.to_string().into();
@@ -113,7 +113,14 @@ pub(super) async fn deliver(
     let delivered = bounded(timeout, async {
         let instance = instantiate(generation, store).await?;
         let exports = role.load(&mut *store, &instance)?;
-        exports.plugway_gateway_delivery().call_deliver(&mut *store, &task.to_string(), &address).await
+        let (guest, task) = (exports.plugway_gateway_delivery(), task.to_string());
+        match given_up {
+            None => guest.call_deliver(&mut *store, &task, &address).await,
+            Some(reason) => {
+                let told = guest.call_given_up(&mut *store, &task, &address, &reason).await?;
+                Ok(told.map_err(Failure::Permanent))
+            }
+        }
     })
     .await;
     run.end(&run.plugin.deliveries, generation, false, delivered.as_ref().err());
@@ -123,8 +130,11 @@ pub(super) async fn deliver(
             // It was asked to stop: not its fault, and no reason to wait.
             Err(DeliveryFailure::NotNow { after: Duration::ZERO, reason: "its generation was closed".into() })
         }
-        Ok(Err(Failure::Retry(ms))) => Err(DeliveryFailure::Retry { after: Duration::from_millis(ms) }),
-        Ok(Err(Failure::Permanent(why))) => Err(DeliveryFailure::Permanent(shorten(&why, SAID))),
+        Ok(Err(Failure::Retry(retry))) => Err(DeliveryFailure::Retry {
+            after: Duration::from_millis(retry.after_ms),
+            reason: run.said(&retry.reason),
+        }),
+        Ok(Err(Failure::Permanent(why))) => Err(DeliveryFailure::Permanent(run.said(&why))),
         Err(error) => Err(DeliveryFailure::Broken(describe(&error))),
     }
 }
@@ -169,6 +179,11 @@ impl Run {
         };
         let store = new_store(engine, Exchange::new(sandbox, live));
         Self { store, plugin, id, began: Instant::now() }
+    }
+
+    /// What a guest says of a failure, fit for logs and dead letters: shortened, and without secrets.
+    fn said(&self, words: &str) -> String {
+        shorten(&self.plugin.settings.grant.redactor().text(words), SAID)
     }
 
     fn is_answered(&self) -> bool {

@@ -14,6 +14,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::sandbox::LimitExceeded;
+use crate::egress::Grant;
 
 /// Longest line that is logged as one; longer ones are broken.
 const LINE: usize = 4_096;
@@ -23,6 +24,7 @@ const LINE_OVERHEAD: u64 = 32;
 /// Where one exchange's log lines go.
 #[derive(Debug)]
 pub struct GuestLog {
+    grant: Grant,
     plugin: Arc<str>,
     exchange: Arc<str>,
     budget: ByteSize,
@@ -30,9 +32,9 @@ pub struct GuestLog {
 }
 
 impl GuestLog {
-    /// A log that names the plugin and the exchange on every line.
-    pub fn new(plugin: Arc<str>, exchange: Arc<str>, budget: ByteSize) -> Arc<Self> {
-        Arc::new(Self { plugin, exchange, budget, written: AtomicU64::new(0) })
+    /// A log that names the plugin and the exchange on every line, and holds none of the grant's secrets.
+    pub fn new(grant: Grant, plugin: Arc<str>, exchange: Arc<str>, budget: ByteSize) -> Arc<Self> {
+        Arc::new(Self { grant, plugin, exchange, budget, written: AtomicU64::new(0) })
     }
 
     /// Writes one message.
@@ -46,7 +48,7 @@ impl GuestLog {
             return Err(LimitExceeded::Log(self.budget));
         }
         let (plugin, exchange) = (&*self.plugin, &*self.exchange);
-        let message = one_line(message.trim_end_matches(['\n', '\r']));
+        let message = self.line(message);
         match level {
             Level::ERROR => tracing::error!(target: "plugin", plugin, exchange, "{message}"),
             Level::WARN => tracing::warn!(target: "plugin", plugin, exchange, "{message}"),
@@ -54,6 +56,12 @@ impl GuestLog {
             _ => tracing::debug!(target: "plugin", plugin, exchange, "{message}"),
         }
         Ok(())
+    }
+
+    /// A message as it stands in the log.
+    fn line(&self, message: &str) -> String {
+        let message = self.grant.redactor().text(message.trim_end_matches(['\n', '\r']));
+        one_line(&message).into_owned()
     }
 
     /// A stream whose lines become messages of that level.
@@ -146,5 +154,19 @@ impl OutputStream for LogStream {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         Ok(LINE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::Secret;
+
+    #[test]
+    fn a_line_of_the_log_is_one_line_and_holds_no_secret() {
+        let secrets = [("token".to_owned(), Secret::new("4711:AA-secret").unwrap())].into();
+        let grant = Grant::plugin("p", [], Vec::new(), secrets);
+        let log = GuestLog::new(grant, "p".into(), "e".into(), ByteSize::kib(1));
+        assert_eq!(log.line("GET /bot4711:AA-secret/x\nfaked\n"), "GET /bot[secret:token]/x\\nfaked");
     }
 }

@@ -80,7 +80,7 @@ impl Sandbox {
         exchange: Arc<str>,
     ) -> Self {
         let limits = &settings.limits;
-        let log = GuestLog::new(settings.name.clone(), exchange, limits.log);
+        let log = GuestLog::new(settings.grant.clone(), settings.name.clone(), exchange, limits.log);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         Self {

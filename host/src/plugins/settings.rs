@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::{Limits, PluginConfig};
-use crate::egress::Grant;
+use crate::egress::{Grant, Secret};
 
 /// What one plugin may do and how it is configured.
 #[derive(Clone, Debug)]
@@ -109,6 +109,12 @@ fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<Plugi
     let mut secrets = BTreeMap::new();
     for (secret, reference) in &config.secrets {
         let value = reference.resolve().map_err(|error| invalid("secrets", format!("{secret}: {error}")))?;
+        if let Some(value) = value.as_ref().filter(|value| value.expose().len() < Secret::LEAST) {
+            let (length, least) = (value.expose().len(), Secret::LEAST);
+            let reason =
+                format!("{secret}: has {length} characters, at least {least} are needed (from {reference})");
+            return Err(invalid("secrets", reason));
+        }
         secrets.extend(value.map(|value| (secret.clone(), value)));
     }
     let grant = Grant::plugin(name, config.origins.iter().cloned(), config.private_networks.clone(), secrets);
@@ -141,11 +147,11 @@ pub(super) mod tests {
     use bytesize::ByteSize;
 
     use super::*;
+    use crate::egress::SecretRef;
 
-    /// Settings of a plugin without a table of its own.
-    pub(in crate::plugins) fn settings(name: &str) -> PluginSettings {
+    fn limits() -> Limits {
         let seconds = std::time::Duration::from_secs;
-        let limits = Limits {
+        Limits {
             memory: ByteSize::mib(16),
             memory_total: ByteSize::mib(64),
             cpu_per_step: seconds(1),
@@ -160,8 +166,27 @@ pub(super) mod tests {
             traps: 5,
             trap_window: seconds(10),
             file: ByteSize::mib(1),
-        };
-        let settings = Settings::resolve(limits, &BTreeMap::new()).unwrap();
+        }
+    }
+
+    /// Settings of a plugin without a table of its own.
+    pub(in crate::plugins) fn settings(name: &str) -> PluginSettings {
+        let settings = Settings::resolve(limits(), &BTreeMap::new()).unwrap();
         PluginSettings::clone(&settings.of(name))
+    }
+
+    fn resolve_secret(value: &str) -> Result<PluginSettings, String> {
+        let secrets = [("webhook_secret".to_owned(), SecretRef::parse(value).unwrap())].into();
+        let config = PluginConfig { secrets, ..PluginConfig::default() };
+        resolve("telegram", &config, &limits()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_that_is_too_short_is_refused_by_the_name_of_its_setting() {
+        let told = resolve_secret("1234567").unwrap_err();
+        assert!(told.starts_with("plugins.telegram.secrets: webhook_secret: has 7 characters"), "{told}");
+        assert!(!told.contains("1234567"), "{told}");
+        assert!(resolve_secret("12345678").unwrap().grant.secret("webhook_secret").is_some());
+        assert!(resolve_secret("").unwrap().grant.secret("webhook_secret").is_none(), "it is not granted");
     }
 }

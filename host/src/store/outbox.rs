@@ -1,5 +1,6 @@
 //! The outbox: what must leave on its own (plugin deliveries, webhooks), kept until it has, or is a dead letter.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,8 +48,9 @@ pub struct NewWebhook {
     pub key: String,
     /// Where it goes.
     pub url: String,
-    /// Deliveries of one lane leave one after the other, in order; lanes don't wait for each other, and two owners
-    /// never share one.
+    /// Scheme, host and port of the URL: what [`Except`] bounds.
+    pub origin: String,
+    /// Webhooks of one lane leave one at a time; lanes don't wait for each other, and two owners never share one.
     pub lane: String,
     /// JSON body.
     pub body: Box<str>,
@@ -64,12 +66,36 @@ pub struct DeliveryLease {
 }
 
 /// Deliveries that are not to be claimed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Except {
     /// Those to these plugins.
     pub plugins: Vec<String>,
     /// Webhooks.
     pub webhooks: bool,
+    /// Webhooks to these origins beyond so many.
+    pub origins: BTreeMap<String, usize>,
+    /// Webhooks to any other origin beyond so many.
+    pub per_origin: usize,
+}
+
+impl Default for Except {
+    /// None.
+    fn default() -> Self {
+        Self { plugins: Vec::new(), webhooks: false, origins: BTreeMap::new(), per_origin: usize::MAX }
+    }
+}
+
+impl Except {
+    /// Takes one of the places that are left for an origin; false if there is none.
+    pub(crate) fn take_place(&mut self, origin: &str) -> bool {
+        let left = match self.origins.get_mut(origin) {
+            Some(left) => left,
+            None => self.origins.entry(origin.to_owned()).or_insert(self.per_origin),
+        };
+        let taken = left.checked_sub(1);
+        *left = taken.unwrap_or(0);
+        taken.is_some()
+    }
 }
 
 /// A delivery that is the caller's to make.
@@ -121,7 +147,12 @@ pub struct DeadLetter {
     pub died_ms: u64,
 }
 
-/// The outbox. Plugin deliveries come in with [`super::TaskQueue::submit`]; those of one session are a lane of their own.
+/// The outbox. Plugin deliveries come in with [`super::TaskQueue::submit`]; those of one session are a lane of their own,
+/// and leave it in order: one that waits for another try holds up those behind it, since they are turns of one talk.
+///
+/// Webhooks have no order: within a lane the one whose time came first goes first, and one that waits for another try
+/// waits outside of the line. So a lane bounds what is under way to a receiver, and a dead letter or a retry of it costs
+/// the others nothing.
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// Puts a webhook in. False: the key was known, nothing was written.
@@ -131,7 +162,7 @@ pub trait Outbox: Send + Sync {
     async fn enqueue_webhook(&self, webhook: NewWebhook) -> Result<bool, StoreError>;
 
     /// Takes up to `limit` deliveries that are due, are first in their lane, and whose lease, if any, ran out; those of
-    /// `except` are left where they are.
+    /// `except` are left where they are, and it costs nothing that they are due.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -163,7 +194,7 @@ pub trait Outbox: Send + Sync {
     /// [`StoreError::Unavailable`].
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Makes a dead letter due again, last in its lane, with its attempts forgotten. False if there is none of that id.
+    /// Makes a dead letter due again, last in its lane (a webhook: as if it came now), with its attempts forgotten. False if there is none of that id.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

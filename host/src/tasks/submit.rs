@@ -7,13 +7,9 @@ use metrics::counter;
 use tracing::warn;
 
 use super::{OnBusy, Tasks};
+use crate::domain::bounds::{TASK_ADDRESS, TASK_KEY};
 use crate::domain::{DeliveryOrder, InvalidInput, NewTask, SessionId, TaskId, TaskInput};
 use crate::store::{StoreError, Submitted};
-
-/// Longest idempotency key, in bytes.
-const MAX_KEY: usize = 512;
-/// Longest delivery address, in bytes.
-const MAX_ADDRESS: usize = 64 << 10;
 
 /// A task that somebody wants accepted.
 #[derive(Clone, Debug, Default)]
@@ -103,11 +99,11 @@ impl Tasks {
             }
             None => SessionId::fresh(owner),
         };
-        if request.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
-            return Err(invalid("idempotency_key", format!("must have 1 to {MAX_KEY} bytes")).into());
+        if request.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > TASK_KEY) {
+            return Err(invalid("idempotency_key", format!("must have 1 to {TASK_KEY} bytes")).into());
         }
-        if request.deliver.as_ref().is_some_and(|order| order.address.len() > MAX_ADDRESS) {
-            return Err(invalid("deliver.address", format!("must have at most {MAX_ADDRESS} bytes")).into());
+        if request.deliver.as_ref().is_some_and(|order| order.address.len() > TASK_ADDRESS) {
+            return Err(invalid("deliver.address", format!("must have at most {TASK_ADDRESS} bytes")).into());
         }
         Ok(NewTask {
             id: TaskId::new(),

@@ -48,6 +48,10 @@ pub(crate) enum Shown {
     Lost,
 }
 
+fn not_done(method: &str, why: &str) -> Failure {
+    Failure::retry(Duration::from_secs(30), format!("{method}: {why}"))
+}
+
 /// What a call that was insisted on found.
 enum Called {
     Done(Value),
@@ -336,7 +340,9 @@ impl Answer {
             if !self.turn(turn) {
                 return match patience {
                     Patience::Skip => Ok(Called::Skipped(Duration::ZERO)),
-                    Patience::Wait => Err(Failure::Retry(LONGEST_WAIT)),
+                    Patience::Wait => {
+                        Err(Failure::retry(LONGEST_WAIT, "the chat's turn does not come in time"))
+                    }
                 };
             }
             let mut body = self.to_chat(body.clone());
@@ -355,7 +361,7 @@ impl Answer {
                         return Ok(Called::Skipped(pause));
                     }
                     if pause > LONGEST_WAIT {
-                        return Err(Failure::Retry(pause));
+                        return Err(Failure::retry(pause, format!("{method}: Telegram asks for a pause")));
                     }
                     pause
                 }
@@ -364,7 +370,7 @@ impl Answer {
                     if patience == Patience::Skip {
                         return Ok(Called::Skipped(Duration::ZERO));
                     }
-                    pauses.next().ok_or(Failure::Retry(Duration::from_secs(30)))?
+                    pauses.next().ok_or_else(|| not_done(method, &why))?
                 }
                 Err(Problem::Unread(why)) if sends => return Ok(Called::Unread(why)),
                 Err(Problem::Unknown(why) | Problem::Unread(why)) => {
@@ -375,11 +381,11 @@ impl Answer {
                     if patience == Patience::Skip {
                         return Ok(if sends { Called::Lost } else { Called::Skipped(Duration::ZERO) });
                     }
-                    pauses.next().ok_or(Failure::Retry(Duration::from_secs(30)))?
+                    pauses.next().ok_or_else(|| not_done(method, &why))?
                 }
                 Err(Problem::Denied(why)) => {
                     error!("the Bot API can't be used: {why}");
-                    return Err(Failure::Retry(Duration::from_secs(60)));
+                    return Err(Failure::retry(Duration::from_secs(60), format!("{method}: {why}")));
                 }
                 Err(Problem::Refused(Refusal::NotModified, _)) => return Ok(Called::Done(Value::Null)),
                 Err(Problem::Refused(Refusal::NoMessage, _)) if !sends => return Ok(Called::NoMessage),

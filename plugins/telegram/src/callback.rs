@@ -3,7 +3,10 @@
 use crate::answer::Answer;
 use plugway_sdk::prelude::*;
 use serde::Serialize;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// How long the next event of a task is waited for that was given up.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the callback says. Its shape is that of the webhook gateways' document.
 #[derive(Debug, Default)]
@@ -76,14 +79,28 @@ impl Outcome {
             .collect();
     }
 
-    /// The answer can't be brought to the chat.
-    pub(crate) fn undeliverable(&mut self, why: &str) {
-        self.success = false;
-        self.error = Some(format!("not delivered: {why}"));
+    /// The answer was not brought to the chat, and will not be. What is known of the task is read from its log, which
+    /// may be at any point of it.
+    pub(crate) fn given_up(task: &TaskRef, why: &str) -> Self {
+        let mut outcome = Self::default();
+        let mut events = task.events();
+        loop {
+            match events.next_within(Some(LOOK)) {
+                Ok(Next::Event(event)) => outcome.note(&event),
+                Err(Error::Gap { .. }) => {}
+                _ => break,
+            }
+        }
+        outcome.success = false;
+        outcome.error = Some(format!("not delivered: {why}"));
+        outcome
     }
 
     /// Hands it to the host, which sees to it that it is sent once.
-    pub(crate) fn report(&self, task: &TaskRef, url: Option<&str>) {
+    ///
+    /// # Errors
+    /// The host can't take it now.
+    pub(crate) fn report(&self, task: &TaskRef, url: Option<&str>) -> Result<(), webhooks::Error> {
         let time = self.started.zip(self.ended).and_then(|(start, end)| end.duration_since(start).ok());
         let report = Report {
             task_id: &task.id,
@@ -93,8 +110,22 @@ impl Outcome {
             duration_ms: time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             progress_updates: self.progress_updates,
         };
-        if let Err(error) = webhooks::post(url, &report, task.id.as_str()) {
-            warn!("no result callback for {}: {error}", task.id);
+        let key = task.id.as_str();
+        let posted = match webhooks::post(url, &report, key) {
+            Err(webhooks::Error::TooLarge(what)) => {
+                let error = format!("the messages are left out: {what}");
+                let error = self.error.as_deref().unwrap_or(&error);
+                webhooks::post(url, &Report { messages: &[], error: Some(error), ..report }, key)
+            }
+            posted => posted,
+        };
+        match posted {
+            Err(error @ webhooks::Error::Unavailable(_)) => Err(error),
+            Err(error) => {
+                warn!("no result callback for {key}: {error}");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
         }
     }
 }

@@ -34,20 +34,17 @@ impl Delivery for Telegram {
         let end = show.follow(&task, &mut outcome)?;
         let text = end.text(&show.text);
         let chunks = chunk::split(&text);
-        let told = show.answer.finish(&chunks);
-        match &told {
-            Ok(()) => outcome.messages(&show.answer, address.chat_id),
-            Err(Failure::Permanent(why)) => outcome.undeliverable(why),
-            Err(Failure::Retry(_)) => return told,
+        show.answer.finish(&chunks)?;
+        outcome.messages(&show.answer, address.chat_id);
+        outcome.report(&task, address.callback_url.as_deref())?;
+        if show.answer.is_mute() {
+            info!("no secret `bot_token` is granted: the answer to {} is not sent to the chat", task.id);
         }
-        outcome.report(&task, address.callback_url.as_deref());
-        if told.is_ok() {
-            if show.answer.is_mute() {
-                info!("no secret `bot_token` is granted: the answer to {} is not sent to the chat", task.id);
-            }
-            show.answer.close()?;
-        }
-        told
+        show.answer.close()
+    }
+
+    fn given_up(&self, task: TaskRef, address: Address, reason: &str) -> Result<()> {
+        Ok(Outcome::given_up(&task, reason).report(&task, address.callback_url.as_deref())?)
     }
 }
 

@@ -7,23 +7,36 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+/// 30 calls a second, over all chats.
+const ALL: (&str, u32, Duration) = ("all", 30, SECOND);
 
 /// A turn within the limits: one message a second in a chat, 20 a minute in a group, 30 a second in all. Waits for it so long
-/// at most for each.
+/// at most.
 pub(crate) fn turn(chat: i64, group: bool, longest: Duration) -> bool {
-    pacing::acquire(&key(chat), 1, SECOND, longest)
-        && (!group || pacing::acquire(&format!("group/{chat}"), 20, MINUTE, longest))
-        && pacing::acquire("all", 30, SECOND, longest)
+    let (chat, group_key) = (key(chat), format!("group/{chat}"));
+    let mut limits = vec![(chat.as_str(), 1, SECOND)];
+    if group {
+        limits.push((group_key.as_str(), 20, MINUTE));
+    }
+    limits.push(ALL);
+    acquire(&limits, longest)
 }
 
 /// A turn at once for what is no message.
 pub(crate) fn turn_outside_of_chats() -> bool {
-    pacing::acquire("all", 30, SECOND, Duration::ZERO)
+    acquire(&[ALL], Duration::ZERO)
+}
+
+fn acquire(limits: &[(&str, u32, Duration)], longest: Duration) -> bool {
+    pacing::acquire_all(limits, longest).unwrap_or_else(|error| {
+        warn!("no turn to send something: {error}");
+        false
+    })
 }
 
 /// Nobody gets a turn in the chat before the pause is over.
 pub(crate) fn pause(chat: i64, time: Duration) {
-    pacing::pause(&key(chat), time);
+    hold(chat, time);
     if time > LONGEST_WAIT
         && let Err(error) = kv::put_json(&stored(chat), &millis(since_epoch(host::now()) + time), Some(time))
     {
@@ -34,12 +47,17 @@ pub(crate) fn pause(chat: i64, time: Duration) {
 /// Keeps to a pause that was asked for before a restart.
 pub(crate) fn recall(chat: i64) -> Result<(), kv::Error> {
     if let Some(until) = kv::get_json::<u64>(&stored(chat))? {
-        pacing::pause(
-            &key(chat),
-            Duration::from_millis(until.value).saturating_sub(since_epoch(host::now())),
-        );
+        hold(chat, Duration::from_millis(until.value).saturating_sub(since_epoch(host::now())));
     }
     Ok(())
+}
+
+/// What is longer than the host holds a lane is asked about again.
+fn hold(chat: i64, time: Duration) {
+    let longest = Duration::from_millis(plugway_sdk::bounds::PACING_PAUSE_MS.into());
+    if let Err(error) = pacing::pause(&key(chat), time.min(longest)) {
+        warn!("a pause in chat {chat} is not kept: {error}");
+    }
 }
 
 fn key(chat: i64) -> String {

@@ -52,23 +52,17 @@ impl Options {
     fn read(request: &Request) -> Result<Self> {
         let callback_url = request.query("callback_url").map(|url| url.into_owned());
         if let Some(url) = &callback_url
-            && !is_web_url(url)
+            && let Err(why) = webhooks::check(url)
         {
-            return Err(Error::field("callback_url", "is not an http or https URL"));
+            return Err(Error::field("callback_url", why));
         }
         Ok(Self { stream: request.query("stream").map(|_| request.flag("stream")), callback_url })
     }
 }
 
-fn is_web_url(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
-    !host.is_empty() && !url.contains(|char: char| char.is_whitespace() || char.is_control())
-}
-
 fn authorize(request: &Request) -> Result<()> {
     if !host::has_secret("webhook_secret") {
-        if pacing::acquire("warned/secret", 1, HOUR, Duration::ZERO) {
+        if pacing::acquire("warned/secret", 1, HOUR, Duration::ZERO)? {
             warn!("taking an update unverified: no secret `webhook_secret` is granted");
         }
         return Ok(());
@@ -94,7 +88,7 @@ fn on_message(update: i64, message: &Message, options: &Options, config: &Config
         return Ok(ignored());
     }
     let username = sender.and_then(|user| user.username.as_deref());
-    if !allowed(config, message.chat.id, sender.map(|user| user.id), username) {
+    if !allowed(config, message.chat.id, sender.map(|user| user.id), username)? {
         return Ok(ignored());
     }
     let place = Place { chat: message.chat.id, topic: message.topic() };
@@ -105,15 +99,15 @@ fn on_message(update: i64, message: &Message, options: &Options, config: &Config
     }
 }
 
-fn allowed(config: &Config, chat: i64, user: Option<i64>, username: Option<&str>) -> bool {
-    if config.allows_everyone() && pacing::acquire("warned/everyone", 1, HOUR, Duration::ZERO) {
+fn allowed(config: &Config, chat: i64, user: Option<i64>, username: Option<&str>) -> Result<bool> {
+    if config.allows_everyone() && pacing::acquire("warned/everyone", 1, HOUR, Duration::ZERO)? {
         warn!("allowed_users and allowed_chats are empty: everyone may use this bot");
     }
     let allowed = config.allows(chat, user, username);
     if !allowed {
         info!("ignored a message in chat {chat} from {user:?} ({username:?}): not allowed");
     }
-    allowed
+    Ok(allowed)
 }
 
 fn submit(
@@ -167,7 +161,7 @@ fn submit(
             info!("refused update {update}: {error}");
             Ok(say(message, place, "refused", &words::refusal(&error)))
         }
-        Err(SubmitError::UnknownAgent(name)) => Err(Error::Unavailable(format!(
+        Err(SubmitError::UnknownAgent(name)) => Err(Error::unavailable(format!(
             "no agent has the name {name:?} that this plugin is configured with"
         ))),
         Err(error) => Err(error.into()),
@@ -199,7 +193,7 @@ fn cancel(update: i64, place: Place) -> Result<bool> {
     if kv::get(&key)?.is_some() {
         return Ok(true);
     }
-    let stopped = plugway_sdk::cancel_session(&place.session()?) > 0;
+    let stopped = plugway_sdk::cancel_session(&place.session()?)? > 0;
     if stopped {
         kv::put(&key, b"1", Some(HOUR))?;
     }
@@ -224,10 +218,10 @@ fn say(message: &Message, place: Place, status: &str, text: &str) -> Value {
 /// The stop button of a draft. It is shown in private chats only, so whoever presses it has asked what is being answered, and has the chat's id and name.
 fn on_stop(stopped: &Stopped, config: &Config) -> Result<Value> {
     let chat = &stopped.chat;
-    if !allowed(config, chat.id, Some(chat.id), chat.username.as_deref()) {
+    if !allowed(config, chat.id, Some(chat.id), chat.username.as_deref())? {
         return Ok(ignored());
     }
     let place = Place { chat: chat.id, topic: stopped.message_thread_id };
-    let count = plugway_sdk::cancel_session(&place.session()?);
+    let count = plugway_sdk::cancel_session(&place.session()?)?;
     Ok(json!({"status": "handled", "cancelled": count}))
 }

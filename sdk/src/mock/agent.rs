@@ -55,8 +55,7 @@ pub struct Script {
     pace: Duration,
     pause: Duration,
     attempt: u32,
-    missing: Option<Missing>,
-    missing_left: usize,
+    lost_left: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -65,13 +64,7 @@ struct Step {
     attempt: u32,
     kind: String,
     data: Value,
-    missing: Option<Missing>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Missing {
-    AtFirst,
-    ForGood,
+    lost: bool,
 }
 
 impl Script {
@@ -98,24 +91,18 @@ impl Script {
         self
     }
 
-    /// The next events are missed by whoever reads them live: there is a gap first.
-    pub fn missed(mut self, events: usize) -> Self {
-        (self.missing, self.missing_left) = (Some(Missing::AtFirst), events);
-        self
-    }
-
-    /// The next events are gone from the log too.
+    /// The next events are lost: in their place there is a gap.
     pub fn lost(mut self, events: usize) -> Self {
-        (self.missing, self.missing_left) = (Some(Missing::ForGood), events);
+        self.lost_left = events;
         self
     }
 
     /// Any event.
     pub fn event(mut self, kind: &str, data: Value) -> Self {
         let delay = self.pace + std::mem::take(&mut self.pause);
-        let missing = if self.missing_left > 0 { self.missing } else { None };
-        self.missing_left = self.missing_left.saturating_sub(1);
-        self.steps.push(Step { delay, attempt: self.attempt, kind: kind.to_owned(), data, missing });
+        let lost = self.lost_left > 0;
+        self.lost_left = self.lost_left.saturating_sub(1);
+        self.steps.push(Step { delay, attempt: self.attempt, kind: kind.to_owned(), data, lost });
         self
     }
 
@@ -182,7 +169,7 @@ impl Script {
                 at_ms,
                 data: step.data.to_string(),
             };
-            Logged { event, missing: step.missing }
+            Logged { event, lost: step.lost }
         });
         TaskLog { session: session.to_owned(), events: events.collect() }
     }
@@ -196,7 +183,7 @@ pub(super) struct TaskLog {
 
 struct Logged {
     event: raw::types::Event,
-    missing: Option<Missing>,
+    lost: bool,
 }
 
 fn terminal(event: &raw::types::Event) -> bool {
@@ -239,7 +226,7 @@ impl TaskLog {
             at_ms: now_ms,
             data: json!({"reason": "cancelled"}).to_string(),
         };
-        self.events.push(Logged { event, missing: None });
+        self.events.push(Logged { event, lost: false });
         true
     }
 
@@ -270,17 +257,11 @@ impl TaskLog {
             follow.ended = true;
             return raw::mailbox::Message::Ended(follow.task.clone());
         };
-        let hidden = |logged: &Logged| match logged.missing {
-            Some(Missing::AtFirst) => !follow.read_back,
-            Some(Missing::ForGood) => true,
-            None => false,
-        };
-        if !hidden(logged) {
+        if !logged.lost {
             follow.next += 1;
             return raw::mailbox::Message::Event(logged.event.clone());
         }
-        let missing = self.events[follow.next..].iter().take_while(|logged| hidden(logged)).count();
-        follow.next += missing;
+        follow.next += self.events[follow.next..].iter().take_while(|logged| logged.lost).count();
         let last = &self.events[follow.next - 1];
         raw::mailbox::Message::Gap(raw::mailbox::Gap {
             task: follow.task.clone(),

@@ -101,12 +101,13 @@ impl Call {
     pub fn handle<A: HttpAdapter + Plugin>(mut self, adapter: &A) -> Answer {
         route::<A>(&mut self.raw, false);
         with(|state| {
-            state.open_exchange(usize::MAX);
+            state.open_exchange::<A>(usize::MAX);
             state.exchange.writes_left = self.leaves_after;
         });
         let outcome = component::handle(adapter, self.raw);
         with(|state| {
             let exchange = &mut state.exchange;
+            exchange.origins = None;
             let (status, headers) = exchange.head.take().unwrap_or((500, Vec::new()));
             let pieces = std::mem::take(&mut exchange.pieces);
             let body = pieces.concat();
@@ -191,7 +192,7 @@ impl Upgrade {
     pub fn serve<A: SocketAdapter + Plugin>(mut self, adapter: &A) -> Served {
         route::<A>(&mut self.raw, true);
         with(|state| {
-            state.open_exchange(usize::MAX);
+            state.open_exchange::<A>(usize::MAX);
             let now_ms = state.now_ms;
             let frames = self.frames.into_iter().map(|(at, frame)| {
                 let frame = match frame {
@@ -207,6 +208,7 @@ impl Upgrade {
         });
         let outcome = component::serve(adapter, self.raw);
         with(|state| {
+            state.exchange.origins = None;
             let frames =
                 std::mem::take(&mut state.exchange.frames_sent).into_iter().map(|frame| match frame {
                     raw::types::Frame::Text(text) => Frame::Text(text),

@@ -4,7 +4,7 @@
 use super::{
     Outgoing, Webhook,
     agent::next_message,
-    state::{Entry, count_import, import, with},
+    state::{Entry, Pace, State, count_import, import, with},
 };
 use crate::sys::raw;
 
@@ -39,6 +39,7 @@ pub(crate) mod host {
     }
 
     pub(crate) fn random(bytes: u32) -> Vec<u8> {
+        assert!(bytes <= crate::bounds::RANDOM, "the host traps whoever asks for {bytes} random bytes");
         import(|state| {
             let byte = |_| {
                 state.random ^= state.random << 13;
@@ -89,6 +90,7 @@ pub(crate) mod mailbox {
 
 pub(crate) mod responder {
     use super::*;
+    use crate::bounds::{ANSWER_OWN_HEADERS, HTTP_HEADER_BYTES, HTTP_HEADERS};
     use raw::types::{Header, HttpResponse};
 
     pub(crate) fn send(response: &HttpResponse) -> Result<(), String> {
@@ -115,16 +117,24 @@ pub(crate) mod responder {
         if !(200..600).contains(&status) {
             return Err(format!("{status} is no status for an answer"));
         }
-        let visible = |text: &str| text.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
-        let token = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-        };
-        if let Some((name, _)) = headers.iter().find(|(name, value)| !token(name) || !visible(value)) {
+        let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if headers.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
+            return Err(format!("headers: {} of {bytes} bytes", headers.len()));
+        }
+        let own = |name: &str| ANSWER_OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str());
+        if let Some((name, _)) = headers.iter().find(|(name, value)| !is_header(name, value) || own(name)) {
             return Err(format!("header {name:?} is not acceptable"));
         }
-        exchange.head = Some((status, headers.to_vec()));
+        // The host knows a body's length better.
+        let sent = headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
+        exchange.head = Some((status, sent.cloned().collect()));
         Ok(())
+    }
+
+    pub(super) fn is_header(name: &str, value: &str) -> bool {
+        let visible = |byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !name.is_empty() && name.bytes().all(token) && value.bytes().all(visible)
     }
 
     #[derive(Debug)]
@@ -182,6 +192,7 @@ pub(crate) mod connection {
 
 pub(crate) mod http_client {
     use super::*;
+    use crate::bounds::{HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_METHODS, HTTP_OWN_HEADERS, HTTP_URL};
     use crate::{http, sys::raw::http_client::Error};
     use std::time::{Duration, SystemTime};
 
@@ -193,6 +204,7 @@ pub(crate) mod http_client {
             http::Error::Timeout => Error::Timeout,
             http::Error::Unreachable(why) => Error::Unreachable(why),
             http::Error::Interrupted(why) => Error::Interrupted(why),
+            http::Error::Status(_) => panic!("a server answers with `Ok`, whatever the status"),
         })
     }
 
@@ -206,6 +218,7 @@ pub(crate) mod http_client {
                 timeout: Duration::from_millis(request.timeout_ms.into()),
                 at: SystemTime::UNIX_EPOCH + Duration::from_millis(state.now_ms),
             };
+            vet(state, request).map_err(http::Error::Denied)?;
             let values = request.headers.iter().map(|(_, value)| value.as_str());
             let mut named = values.chain([request.url.as_str()]).flat_map(secrets);
             if let Some(name) = named.find(|name| !state.secrets.contains_key(*name)) {
@@ -227,6 +240,43 @@ pub(crate) mod http_client {
         answer
     }
 
+    /// What the host refuses before it sends anything.
+    fn vet(state: &State, request: &raw::http_client::Request) -> Result<(), String> {
+        let method = request.method.to_ascii_uppercase();
+        if !HTTP_METHODS.contains(&method.as_str()) {
+            return Err(format!("the method must be one of {}", HTTP_METHODS.join(", ")));
+        }
+        if request.url.len() > HTTP_URL {
+            return Err("the URL is not acceptable: it is longer than 16 KiB".to_owned());
+        }
+        let url = Url::read(&request.url).ok_or("the URL is not acceptable: it is no http or https URL")?;
+        if url.has_login {
+            return Err("the URL is not acceptable: it holds a user name or password".to_owned());
+        }
+        if secrets(url.query).next().is_some() {
+            return Err("the URL is not acceptable: a secret can't stand in its query".to_owned());
+        }
+        if state.exchange.origins.as_ref().is_some_and(|granted| !granted.contains(&url.origin)) {
+            let origin = url.origin;
+            return Err(format!(
+                "the origin {origin} is not granted: it is not in the manifest; see Mock::grant_origin"
+            ));
+        }
+        let bytes: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if request.headers.len() > HTTP_HEADERS || bytes > HTTP_HEADER_BYTES {
+            return Err(format!("the request has {} headers of {bytes} bytes", request.headers.len()));
+        }
+        for (name, value) in &request.headers {
+            if !responder::is_header(name, value) {
+                return Err(format!("the header {name:?} is not acceptable"));
+            }
+            if HTTP_OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(format!("the header `{name}` belongs to the connection and can't be set"));
+            }
+        }
+        Ok(())
+    }
+
     fn secrets(text: &str) -> impl Iterator<Item = &str> {
         text.split("{secret:").skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name)
     }
@@ -234,20 +284,53 @@ pub(crate) mod http_client {
 
 pub(crate) mod webhooks {
     use super::*;
+    use crate::bounds::{WEBHOOK_KEY, WEBHOOK_URL};
+    use raw::webhooks::Error;
 
-    pub(crate) fn post(url: Option<&str>, body: &str, key: &str) -> Result<bool, String> {
+    /// Largest body, as `callbacks.body` is by default.
+    const BODY: usize = 1 << 20;
+
+    pub(crate) fn check(url: &str) -> Result<(), String> {
+        import(|_| check_url(url))
+    }
+
+    /// As the host does as far as its grammar goes; addresses that are not public are the real host's to know.
+    fn check_url(url: &str) -> Result<(), String> {
+        if url.len() > WEBHOOK_URL {
+            return Err(format!("the URL is longer than {WEBHOOK_URL} bytes"));
+        }
+        let odd = url.contains(|char: char| char.is_whitespace() || char.is_control());
+        match Url::read(url) {
+            Some(url) if !odd && !url.has_login => Ok(()),
+            _ => Err("the URL is not acceptable: it is no http or https URL without a password".to_owned()),
+        }
+    }
+
+    pub(crate) fn post(url: Option<&str>, body: &str, key: &str) -> Result<bool, Error> {
         import(|state| {
-            if let Some(url) = url
-                && !url.starts_with("http://")
-                && !url.starts_with("https://")
-            {
-                return Err(format!("{url:?} is not an http or https URL"));
-            }
-            if url.is_none() && !state.result_url {
+            if let Some(url) = url {
+                if url.len() > WEBHOOK_URL {
+                    return Err(Error::TooLarge(format!("the URL has {} bytes", url.len())));
+                }
+                check_url(url).map_err(Error::UnacceptableUrl)?;
+            } else if !state.result_url {
                 return Ok(false);
             }
+            if key.is_empty() {
+                return Err(Error::Invalid("the key is empty".to_owned()));
+            }
+            if key.len() > WEBHOOK_KEY {
+                return Err(Error::TooLarge(format!("the key has {} bytes", key.len())));
+            }
+            if body.len() > BODY {
+                return Err(Error::TooLarge(format!("the body has {} bytes", body.len())));
+            }
+            let body = serde_json::from_str(body)
+                .map_err(|error| Error::Invalid(format!("the body is not JSON: {error}")))?;
+            if let Some(fault) = &state.outbox_fault {
+                return Err(Error::Unavailable(fault.clone()));
+            }
             if !state.webhooks.iter().any(|webhook| webhook.key == key) {
-                let body = serde_json::from_str(body).map_err(|error| error.to_string())?;
                 state.webhooks.push(Webhook { url: url.map(str::to_owned), body, key: key.to_owned() });
             }
             Ok(true)
@@ -255,13 +338,50 @@ pub(crate) mod webhooks {
     }
 }
 
+/// A URL as far as the mock looks into it.
+struct Url<'a> {
+    /// Lower case, without the scheme's own port.
+    origin: String,
+    query: &'a str,
+    has_login: bool,
+}
+
+impl<'a> Url<'a> {
+    /// None unless it is an http or https URL with a host.
+    fn read(url: &'a str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let own_port = match &*scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => return None,
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let (login, host) = authority.rsplit_once('@').map_or(("", authority), |(login, host)| (login, host));
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix(own_port).unwrap_or(&host);
+        let query = path.split_once('?').map_or("", |(_, query)| query);
+        let origin = format!("{scheme}://{host}");
+        (!host.is_empty()).then_some(Self { origin, query, has_login: !login.is_empty() })
+    }
+}
+
 pub(crate) mod kv {
     use super::*;
+    use crate::bounds::{KV_KEY, KV_KEYS, KV_VALUE};
     use raw::kv::Error;
+
+    fn check_key(key: &str) -> Result<(), Error> {
+        if key.is_empty() || key.len() > KV_KEY {
+            return Err(Error::TooLarge(format!("key: has {} bytes", key.len())));
+        }
+        Ok(())
+    }
 
     pub(crate) fn get(key: &str) -> Result<Option<raw::kv::Entry>, Error> {
         import(|state| {
-            if let Some(fault) = &state.kv_fault {
+            if let Some(fault) = &state.store_fault {
                 return Err(Error::Unavailable(fault.clone()));
             }
             let entry = state.kv_entry(key);
@@ -276,7 +396,11 @@ pub(crate) mod kv {
         ttl_ms: Option<u64>,
     ) -> Result<u64, Error> {
         import(|state| {
-            if let Some(fault) = &state.kv_fault {
+            check_key(key)?;
+            if value.len() > KV_VALUE {
+                return Err(Error::TooLarge(format!("value: has {} bytes", value.len())));
+            }
+            if let Some(fault) = &state.store_fault {
                 return Err(Error::Unavailable(fault.clone()));
             }
             let present = state.kv_entry(key).map_or(0, |entry| entry.version);
@@ -292,7 +416,7 @@ pub(crate) mod kv {
     }
 
     pub(crate) fn delete(key: &str) -> Result<(), Error> {
-        import(|state| match &state.kv_fault {
+        import(|state| match &state.store_fault {
             Some(fault) => Err(Error::Unavailable(fault.clone())),
             None => {
                 state.kv.remove(key);
@@ -303,7 +427,10 @@ pub(crate) mod kv {
 
     pub(crate) fn keys(prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<String>, Error> {
         import(|state| {
-            if let Some(fault) = &state.kv_fault {
+            if limit > KV_KEYS {
+                return Err(Error::TooLarge(format!("limit: {limit} keys")));
+            }
+            if let Some(fault) = &state.store_fault {
                 return Err(Error::Unavailable(fault.clone()));
             }
             let now_ms = state.now_ms;
@@ -317,27 +444,76 @@ pub(crate) mod kv {
 
 pub(crate) mod pacing {
     use super::*;
+    use crate::bounds::{
+        PACING_COUNT, PACING_KEY, PACING_KEYS, PACING_PAUSE_MS, PACING_RATES, PACING_WINDOW_MS,
+    };
+    use raw::pacing::{Error, Rate};
 
-    pub(crate) fn acquire(key: &str, count: u32, per_ms: u32, max_wait_ms: u32) -> bool {
-        import(|state| {
-            let pace = state.pace.entry(key.to_owned()).or_default();
-            let (count, per_ms) = (count.max(1) as usize, u64::from(per_ms));
-            let full = pace.grants.len().checked_sub(count).map(|oldest| pace.grants[oldest] + per_ms);
-            let granted = state.now_ms.max(pace.paused_until).max(full.unwrap_or(0));
-            if granted - state.now_ms > u64::from(max_wait_ms) {
-                return false;
+    fn check(fits: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
+        if fits { Ok(()) } else { Err(Error::Invalid(what())) }
+    }
+
+    fn check_key(key: &str) -> Result<(), Error> {
+        check(key.len() <= PACING_KEY, || format!("key: has {} bytes", key.len()))
+    }
+
+    fn check_rates(rates: &[Rate], max_wait_ms: u32) -> Result<(), Error> {
+        check((1..=PACING_RATES).contains(&rates.len()), || format!("rates: {}", rates.len()))?;
+        for (index, rate) in rates.iter().enumerate() {
+            check_key(&rate.key)?;
+            check((1..=PACING_COUNT).contains(&rate.count), || format!("count: {}", rate.count))?;
+            check(rate.per_ms <= PACING_WINDOW_MS, || format!("per-ms: {}", rate.per_ms))?;
+            let again = rates[..index].iter().any(|other| other.key == rate.key);
+            check(!again, || format!("key: {:?} is named twice", rate.key))?;
+        }
+        check(max_wait_ms <= PACING_WINDOW_MS, || format!("max-wait-ms: {max_wait_ms}"))
+    }
+
+    impl State {
+        fn lane(&mut self, key: &str) -> Result<&mut Pace, Error> {
+            let now_ms = self.now_ms;
+            if !self.pace.contains_key(key) && self.pace.len() >= PACING_KEYS {
+                self.pace.retain(|_, pace| pace.idle_after > now_ms);
+                if self.pace.len() >= PACING_KEYS {
+                    return Err(Error::TooManyKeys);
+                }
             }
-            pace.grants.push(granted);
-            state.now_ms = granted;
-            true
+            Ok(self.pace.entry(key.to_owned()).or_default())
+        }
+    }
+
+    pub(crate) fn acquire(rates: &[Rate], max_wait_ms: u32) -> Result<bool, Error> {
+        import(|state| {
+            check_rates(rates, max_wait_ms)?;
+            let mut at_ms = state.now_ms;
+            for rate in rates {
+                let pace = state.lane(&rate.key)?;
+                let full = pace.grants.len().checked_sub(rate.count as usize);
+                let free = full.map_or(0, |oldest| pace.grants[oldest] + u64::from(rate.per_ms));
+                at_ms = at_ms.max(pace.paused_until).max(free);
+            }
+            if at_ms - state.now_ms > u64::from(max_wait_ms) {
+                return Ok(false);
+            }
+            for rate in rates {
+                let pace = state.lane(&rate.key)?;
+                pace.grants.push(at_ms);
+                pace.idle_after = pace.idle_after.max(at_ms + u64::from(rate.per_ms));
+            }
+            state.now_ms = at_ms;
+            Ok(true)
         })
     }
 
-    pub(crate) fn pause(key: &str, ms: u32) {
+    pub(crate) fn pause(key: &str, ms: u32) -> Result<(), Error> {
         import(|state| {
+            check_key(key)?;
+            check(ms <= PACING_PAUSE_MS, || format!("ms: {ms}"))?;
             let until = state.now_ms + u64::from(ms);
-            let pace = state.pace.entry(key.to_owned()).or_default();
+            let pace = state.lane(key)?;
             pace.paused_until = pace.paused_until.max(until);
-        });
+            pace.idle_after = pace.idle_after.max(until);
+            Ok(())
+        })
     }
 }

@@ -14,15 +14,14 @@
 //!     type Address = String;
 //!
 //!     fn deliver(&self, task: TaskRef, url: String) -> Result<(), Failure> {
-//!         for event in task.events() {
-//!             if let EventKind::Completed(done) = event?.kind {
-//!                 http::post(&url).body(done.text).send()?;
-//!             }
-//!         }
+//!         http::post(&url).body(task.answer()?).send()?.ok()?;
 //!         Ok(())
 //!     }
 //! }
 //!
+//! plugway_sdk::export!(Notify: delivery, origins = ["https://a.example"]);
+//!
+//! # fn main() {
 //! let mock = Mock::new();
 //! mock.agent(|task| Script::new().started().wait(Duration::from_secs(60)).completed(&format!("{}!", task.text())));
 //! mock.outgoing(|_| Ok(Response::empty(204)));
@@ -33,7 +32,14 @@
 //!
 //! assert_eq!(mock.sent()[0].text(), "done!");
 //! assert_eq!(mock.now().duration_since(start).unwrap(), Duration::from_secs(60));
+//!
+//! mock.outgoing(|_| Ok(Response::empty(503)));
+//! assert!(matches!(mock.deliver(&Notify, &task.id), Err(Failure::Retry { .. })), "only a success is one");
+//! # }
 //! ```
+//!
+//! What the host refuses the mock refuses too: origins that the manifest does not name, headers of the connection, what
+//! is over one of the [`bounds`](crate::bounds).
 
 mod agent;
 mod exchange;
@@ -52,6 +58,7 @@ use crate::{
     http,
     ids::TaskId,
     mailbox::Reason,
+    manifest::Plugin,
     response::Response,
     role::{Delivery, Failure, Filter},
     task::SubmitError,
@@ -151,6 +158,11 @@ impl Mock {
         with(|state| state.submit_fault = error);
     }
 
+    /// Grants an origin beside those of the manifest, as `https://api.example.com`: one that the configuration names.
+    pub fn grant_origin(&self, origin: &str) {
+        with(|state| state.granted.push(origin.to_owned()));
+    }
+
     /// What the servers outside answer. In the closure the host is there: it may [advance](Mock::advance) the clock, say.
     pub fn outgoing(&self, server: impl FnMut(&Outgoing) -> Result<Response, http::Error> + 'static) {
         with(|state| state.server = Some(Box::new(server)));
@@ -166,9 +178,15 @@ impl Mock {
         with(|state| state.result_url = configured);
     }
 
-    /// From now on storage fails with this message; none lets it work again.
+    /// From now on everything that is stored fails with this message: `kv`, looking up and following tasks. None lets it
+    /// work again.
     pub fn break_storage(&self, message: Option<&str>) {
-        with(|state| state.kv_fault = message.map(str::to_owned));
+        with(|state| state.store_fault = message.map(str::to_owned));
+    }
+
+    /// From now on no callback can be stored, with this message; none lets it work again.
+    pub fn break_outbox(&self, message: Option<&str>) {
+        with(|state| state.outbox_fault = message.map(str::to_owned));
     }
 
     /// The exchanges that start from now on are closed this much later.
@@ -254,15 +272,25 @@ impl Mock {
         FilterRun::new(adapter)
     }
 
-    /// Delivers a task to the address that it was submitted with.
+    /// Delivers a task to the address that it was submitted with. One that fails for good is [given up](Mock::give_up), as
+    /// by the host.
     ///
     /// # Errors
     /// As the adapter says.
     ///
     /// # Panics
     /// If the task is unknown or was submitted without a delivery.
-    pub fn deliver<A: Delivery>(&self, adapter: &A, task: &TaskId) -> Result<(), Failure> {
+    pub fn deliver<A: Delivery + Plugin>(&self, adapter: &A, task: &TaskId) -> Result<(), Failure> {
         self.deliver_and_kill(adapter, task, usize::MAX).expect("an exchange with a long life is not killed")
+    }
+
+    fn address(task: &TaskId) -> String {
+        let address = with(|state| {
+            let submitted = state.submissions.iter().find(|submission| submission.task == *task);
+            let deliver = submitted.and_then(|submission| submission.deliver.as_ref());
+            deliver.map(|(_, address)| address.to_string())
+        });
+        address.unwrap_or_else(|| panic!("task {task} was not submitted with a delivery"))
     }
 
     /// As [`Mock::deliver`], in a host that dies right after the exchange's `imports`-th call of it: what was done by then
@@ -270,28 +298,50 @@ impl Mock {
     ///
     /// # Panics
     /// If the task is unknown or was submitted without a delivery.
-    pub fn deliver_and_kill<A: Delivery>(
+    pub fn deliver_and_kill<A: Delivery + Plugin>(
         &self,
         adapter: &A,
         task: &TaskId,
         imports: usize,
     ) -> Option<Result<(), Failure>> {
-        let address = with(|state| {
-            let submitted = state.submissions.iter().find(|submission| submission.task == *task);
-            let deliver = submitted.and_then(|submission| submission.deliver.as_ref());
-            deliver.map(|(_, address)| address.to_string())
-        });
-        let address = address.unwrap_or_else(|| panic!("task {task} was not submitted with a delivery"));
-        with(|state| state.open_exchange(imports));
+        let address = Self::address(task);
+        with(|state| state.open_exchange::<A>(imports));
         let run = AssertUnwindSafe(|| component::deliver(adapter, task.to_string(), &address));
-        match catch_unwind(run) {
-            Ok(outcome) => Some(outcome.map_err(|failure| match failure {
-                RawFailure::Retry(ms) => Failure::Retry(Duration::from_millis(ms)),
-                RawFailure::Permanent(why) => Failure::Permanent(why),
-            })),
+        let outcome = catch_unwind(run);
+        with(|state| state.exchange.origins = None);
+        match outcome {
+            Ok(Ok(())) => Some(Ok(())),
+            Ok(Err(RawFailure::Retry(retry))) => {
+                Some(Err(Failure::retry(Duration::from_millis(retry.after_ms), retry.reason)))
+            }
+            Ok(Err(RawFailure::Permanent(why))) => {
+                // It is in the log if the adapter can't tell; nothing else comes of it.
+                _ = self.give_up(adapter, task, &why);
+                Some(Err(Failure::Permanent(why)))
+            }
             Err(panic) if panic.is::<Killed>() => None,
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// Tells the adapter that the host gives a delivery up.
+    ///
+    /// # Errors
+    /// What the host would log.
+    ///
+    /// # Panics
+    /// If the task is unknown or was submitted without a delivery.
+    pub fn give_up<A: Delivery + Plugin>(
+        &self,
+        adapter: &A,
+        task: &TaskId,
+        reason: &str,
+    ) -> Result<(), String> {
+        let address = Self::address(task);
+        with(|state| state.open_exchange::<A>(usize::MAX));
+        let told = component::given_up(adapter, task.to_string(), &address, reason);
+        with(|state| state.exchange.origins = None);
+        told
     }
 
     /// Calls of the host in the last exchange: every number up to it is a place for

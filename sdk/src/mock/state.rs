@@ -6,7 +6,8 @@ use super::{
     agent::{Script, Submission, TaskLog},
 };
 use crate::{
-    agents::Agent, host::Level, http, mailbox::Reason, response::Response, sys::raw, task::SubmitError,
+    agents::Agent, host::Level, http, mailbox::Reason, manifest::Plugin, response::Response, sys::raw,
+    task::SubmitError,
 };
 use std::{
     cell::RefCell,
@@ -32,11 +33,14 @@ pub(super) struct State {
     pub(super) server: Option<Server>,
     pub(super) answers: VecDeque<Result<Response, http::Error>>,
     pub(super) sent: Vec<Outgoing>,
+    /// Origins granted beyond the manifest's.
+    pub(super) granted: Vec<String>,
     pub(super) webhooks: Vec<Webhook>,
     pub(super) result_url: bool,
     pub(super) kv: BTreeMap<String, Entry>,
     pub(super) kv_version: u64,
-    pub(super) kv_fault: Option<String>,
+    pub(super) store_fault: Option<String>,
+    pub(super) outbox_fault: Option<String>,
     pub(super) pace: BTreeMap<String, Pace>,
     pub(super) close_after: Option<(Duration, Reason)>,
     pub(super) exchange: Exchange,
@@ -52,6 +56,8 @@ pub(super) struct Entry {
 pub(super) struct Pace {
     pub(super) grants: Vec<u64>,
     pub(super) paused_until: u64,
+    /// Nothing of it matters after this.
+    pub(super) idle_after: u64,
 }
 
 /// What lives as long as one exchange.
@@ -59,6 +65,8 @@ pub(super) struct Pace {
 pub(super) struct Exchange {
     pub(super) imports: usize,
     pub(super) lives_for: usize,
+    /// Origins that may be reached; none outside of an exchange, where a test may reach any.
+    pub(super) origins: Option<Vec<String>>,
     pub(super) follows: Vec<Follow>,
     pub(super) sessions: Vec<String>,
     pub(super) frames: VecDeque<(u64, raw::types::Frame)>,
@@ -73,6 +81,13 @@ pub(super) struct Exchange {
     pub(super) close_code: Option<(u16, String)>,
 }
 
+impl Exchange {
+    /// How many tasks and sessions are followed.
+    pub(super) fn followed(&self) -> usize {
+        self.follows.iter().filter(|follow| !follow.of_session).count() + self.sessions.len()
+    }
+}
+
 /// A place in a task's log.
 pub(super) struct Follow {
     pub(super) task: String,
@@ -80,8 +95,6 @@ pub(super) struct Follow {
     /// Followed as part of a session: there is no `ended`.
     pub(super) of_session: bool,
     pub(super) ended: bool,
-    /// The second time through: what was only missed, not lost, is there.
-    pub(super) read_back: bool,
 }
 
 /// The panic that ends an exchange whose host dies.
@@ -103,11 +116,13 @@ impl Default for State {
             server: None,
             answers: VecDeque::new(),
             sent: Vec::new(),
+            granted: Vec::new(),
             webhooks: Vec::new(),
             result_url: false,
             kv: BTreeMap::new(),
             kv_version: 0,
-            kv_fault: None,
+            store_fault: None,
+            outbox_fault: None,
             pace: BTreeMap::new(),
             close_after: None,
             exchange: Exchange { lives_for: usize::MAX, ..Exchange::default() },
@@ -116,8 +131,10 @@ impl Default for State {
 }
 
 impl State {
-    /// Starts an exchange whose host dies after so many calls.
-    pub(super) fn open_exchange(&mut self, lives_for: usize) {
+    /// Starts an exchange of the plugin whose host dies after so many calls.
+    pub(super) fn open_exchange<A: Plugin>(&mut self, lives_for: usize) {
+        let mut origins = A::manifest().origins;
+        origins.extend(self.granted.iter().cloned());
         let closed = self.close_after.map(|(after, reason)| {
             let reason = match reason {
                 Reason::PeerGone => raw::mailbox::Reason::PeerGone,
@@ -126,7 +143,7 @@ impl State {
             };
             (self.now_ms + crate::sys::millis64(after), reason)
         });
-        self.exchange = Exchange { lives_for, closed, ..Exchange::default() };
+        self.exchange = Exchange { lives_for, closed, origins: Some(origins), ..Exchange::default() };
     }
 
     /// The entry under a key, unless its time is over.

@@ -2,11 +2,14 @@
 
 use super::{
     agent::{Script, Submission},
-    state::{Follow, count_import, import, with},
+    state::{Follow, State, count_import, import, with},
 };
-use crate::sys::raw;
 use crate::task::{Moment, SubmitError};
-use raw::tasks::{Accepted, NewTask};
+use crate::{
+    bounds::{FOLLOWS, SESSION_NAME, TASK_ADDRESS, TASK_KEY},
+    sys::raw,
+};
+use raw::tasks::{Accepted, Error, NewTask};
 
 pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
     let result = submit_now(task);
@@ -14,8 +17,27 @@ pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError
     result
 }
 
+fn is_name(name: &str) -> bool {
+    (1..=SESSION_NAME).contains(&name.len())
+}
+
+/// The bounds of what may be submitted.
+fn check(task: &NewTask) -> Result<(), String> {
+    if !task.session.as_deref().is_none_or(is_name) {
+        return Err(format!("session: must have 1 to {SESSION_NAME} bytes"));
+    }
+    if !task.idempotency_key.as_ref().is_none_or(|key| (1..=TASK_KEY).contains(&key.len())) {
+        return Err(format!("idempotency_key: must have 1 to {TASK_KEY} bytes"));
+    }
+    if task.deliver.as_ref().is_some_and(|order| order.address.len() > TASK_ADDRESS) {
+        return Err(format!("deliver.address: must have at most {TASK_ADDRESS} bytes"));
+    }
+    Ok(())
+}
+
 fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
     let parse = |text: &str| serde_json::from_str(text).map_err(|error: serde_json::Error| error.to_string());
+    check(task).map_err(raw::tasks::SubmitError::Invalid)?;
     let input = parse(&task.input).map_err(raw::tasks::SubmitError::Invalid)?;
     let deliver = match &task.deliver {
         None => None,
@@ -70,35 +92,42 @@ fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
         let (id, session) = (submission.task.to_string(), submission.session.to_string());
         state.tasks.insert(id.clone(), said.into_log(&id, &session, now_ms));
         if state.exchange.sessions.contains(&session) {
-            state.exchange.follows.push(Follow {
-                task: id.clone(),
-                next: 0,
-                of_session: true,
-                ended: false,
-                read_back: false,
-            });
+            state.exchange.follows.push(Follow { task: id.clone(), next: 0, of_session: true, ended: false });
         }
         Ok(Accepted { task: id, session, duplicate: false })
     })
 }
 
-pub(crate) fn follow(task: &str, after: Option<&str>) -> Result<(), String> {
-    import(|state| {
-        let log = state.tasks.get(task).ok_or_else(|| format!("unknown task {task}"))?;
-        let next = log.start(after, state.now_ms);
-        let follows = &mut state.exchange.follows;
-        let before = follows.iter().position(|follow| follow.task == task);
-        let read_back = before.is_some();
-        if let Some(before) = before {
-            follows.remove(before);
+/// Calls the closure unless storage fails.
+fn lookup<T>(call: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+    import(|state| match &state.store_fault {
+        Some(fault) => Err(Error::Unavailable(fault.clone())),
+        None => call(state),
+    })
+}
+
+pub(crate) fn follow(task: &str, after: Option<&str>) -> Result<(), Error> {
+    lookup(|state| {
+        let unknown = || Error::NotFound(format!("no task {task:?} of this plugin"));
+        let log = state.tasks.get(task).ok_or_else(unknown)?;
+        if after.is_some_and(|cursor| cursor.split('.').next() != Some(task)) {
+            return Err(Error::Invalid(format!("the cursor is of another task than {task}")));
         }
-        follows.push(Follow { task: task.to_owned(), next, of_session: false, ended: false, read_back });
+        let next = log.start(after, state.now_ms);
+        let exchange = &mut state.exchange;
+        exchange.follows.retain(|follow| follow.task != task);
+        if exchange.followed() >= FOLLOWS {
+            return Err(Error::TooMany(format!("an exchange follows at most {FOLLOWS} tasks and sessions")));
+        }
+        let follow = Follow { task: task.to_owned(), next, of_session: false, ended: false };
+        exchange.follows.push(follow);
         Ok(())
     })
 }
 
-pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), String> {
-    import(|state| {
+pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), Error> {
+    lookup(|state| {
+        check_session(session)?;
         let turns: Vec<&Submission> =
             state.submissions.iter().filter(|submission| submission.session == session).collect();
         // A cursor names its task, so turns before that task are behind it.
@@ -106,8 +135,15 @@ pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), S
             let task = cursor.split('.').next()?;
             turns.iter().position(|turn| turn.task == task)
         });
+        if after.is_some() && seen.is_none() {
+            return Err(Error::Invalid("the cursor is of no task of this session".to_owned()));
+        }
         let exchange = &mut state.exchange;
         exchange.follows.retain(|follow| !follow.of_session);
+        exchange.sessions.retain(|known| known != session);
+        if exchange.followed() >= FOLLOWS {
+            return Err(Error::TooMany(format!("an exchange follows at most {FOLLOWS} tasks and sessions")));
+        }
         for (index, turn) in turns.iter().enumerate().skip(seen.unwrap_or(0)) {
             let Some(log) = state.tasks.get(turn.task.as_str()) else { continue };
             let after = after.filter(|_| Some(index) == seen);
@@ -116,7 +152,6 @@ pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), S
                 next: log.start(after, state.now_ms),
                 of_session: true,
                 ended: false,
-                read_back: exchange.sessions.iter().any(|known| known == session),
             });
         }
         exchange.sessions.push(session.to_owned());
@@ -124,17 +159,29 @@ pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), S
     })
 }
 
-pub(crate) fn cancel(task: &str) -> bool {
-    import(|state| state.tasks.get_mut(task).is_some_and(|log| log.cancel(task, state.now_ms)))
+pub(crate) fn cancel(task: &str) -> Result<bool, Error> {
+    lookup(|state| Ok(state.tasks.get_mut(task).is_some_and(|log| log.cancel(task, state.now_ms))))
 }
 
-pub(crate) fn cancel_session(session: &str) -> u32 {
-    import(|state| {
+fn check_session(session: &str) -> Result<(), Error> {
+    if is_name(session) {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("session: must have 1 to {SESSION_NAME} bytes")))
+    }
+}
+
+pub(crate) fn cancel_session(session: &str) -> Result<u32, Error> {
+    lookup(|state| {
+        check_session(session)?;
         let turns = state.tasks.iter_mut().filter(|(_, log)| log.session == session);
-        turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum()
+        Ok(turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum())
     })
 }
 
-pub(crate) fn describe(task: &str) -> Option<String> {
-    import(|state| Some(state.tasks.get(task)?.describe(task, state.now_ms).to_string()))
+pub(crate) fn describe(task: &str) -> Result<Option<String>, Error> {
+    lookup(|state| {
+        let log = state.tasks.get(task);
+        Ok(log.map(|log| log.describe(task, state.now_ms).to_string()))
+    })
 }

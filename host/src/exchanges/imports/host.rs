@@ -1,10 +1,8 @@
 //! `host`: log, configuration, secrets by name, time, randomness. The one interface that `describe` may call.
 
+use crate::domain::bounds::RANDOM;
 use crate::exchanges::bindings::host;
 use crate::exchanges::exchange::Exchange;
-
-/// Random bytes that one call may ask for.
-const RANDOM: u32 = 64 << 10;
 
 impl host::Host for Exchange {
     fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {

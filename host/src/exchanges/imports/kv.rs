@@ -2,24 +2,18 @@
 
 use std::time::Duration;
 
+use crate::domain::bounds::{KV_KEY, KV_KEYS, KV_VALUE};
 use crate::exchanges::bindings::kv;
 use crate::exchanges::exchange::{Exchange, waited};
 use crate::store::{KvError, KvQuota, StoreError};
-
-/// Longest key, in bytes.
-const KEY: usize = 512;
-/// Largest value, in bytes.
-const VALUE: usize = 1 << 20;
-/// Keys that one call returns at most.
-const KEYS: u32 = 1_000;
 
 fn unavailable(error: StoreError) -> kv::Error {
     kv::Error::Unavailable(error.to_string())
 }
 
 fn check_key(key: &str) -> Result<(), kv::Error> {
-    if key.is_empty() || key.len() > KEY {
-        return Err(kv::Error::TooLarge(format!("key: has {} bytes, 1 to {KEY} are allowed", key.len())));
+    if key.is_empty() || key.len() > KV_KEY {
+        return Err(kv::Error::TooLarge(format!("key: has {} bytes, 1 to {KV_KEY} are allowed", key.len())));
     }
     Ok(())
 }
@@ -45,9 +39,9 @@ impl kv::Host for Exchange {
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
-        if value.len() > VALUE {
+        if value.len() > KV_VALUE {
             return Ok(Err(kv::Error::TooLarge(format!(
-                "value: has {} bytes, at most {VALUE} are allowed",
+                "value: has {} bytes, at most {KV_VALUE} are allowed",
                 value.len()
             ))));
         }
@@ -81,9 +75,13 @@ impl kv::Host for Exchange {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Result<Vec<String>, kv::Error>> {
+        if limit > KV_KEYS {
+            let what = format!("limit: {limit} keys, at most {KV_KEYS} a call are allowed");
+            return Ok(Err(kv::Error::TooLarge(what)));
+        }
         let live = self.live()?;
         let owner = live.plugin.name().clone();
-        let keys = live.services.store.keys(&owner, &prefix, after.as_deref(), limit.min(KEYS) as usize);
+        let keys = live.services.store.keys(&owner, &prefix, after.as_deref(), limit as usize);
         let (keys, pended) = waited(keys).await;
         self.new_step_if(pended);
         Ok(keys.map_err(unavailable))

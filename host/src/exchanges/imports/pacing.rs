@@ -2,49 +2,78 @@
 
 use std::time::Duration;
 
+use crate::domain::bounds::{PACING_COUNT, PACING_KEY, PACING_PAUSE_MS, PACING_RATES, PACING_WINDOW_MS};
 use crate::exchanges::bindings::pacing;
 use crate::exchanges::exchange::{Exchange, waited};
+use crate::exchanges::pacing::{Rate, TooManyKeys};
 
-/// Largest count that a key may have: what has to be remembered is bounded by it.
-const COUNT: u32 = 1_000;
-/// Longest window, wait and pause.
-const LONGEST: Duration = Duration::from_secs(3_600);
-/// Longest key, in bytes.
-const KEY: usize = 512;
+fn invalid<T>(what: String) -> Result<T, pacing::Error> {
+    Err(pacing::Error::Invalid(what))
+}
 
-fn check_key(key: &str) -> wasmtime::Result<()> {
-    if key.len() > KEY {
-        return Err(wasmtime::Error::msg(format!(
-            "a pacing key of {} bytes; at most {KEY} are allowed",
-            key.len()
-        )));
+fn check_key(key: &str) -> Result<(), pacing::Error> {
+    if key.len() > PACING_KEY {
+        return invalid(format!("key: has {} bytes, at most {PACING_KEY} are allowed", key.len()));
     }
     Ok(())
+}
+
+fn check_time(what: &str, ms: u32, longest_ms: u32) -> Result<Duration, pacing::Error> {
+    if ms > longest_ms {
+        return invalid(format!("{what}: {ms} ms, at most {longest_ms} ms are allowed"));
+    }
+    Ok(Duration::from_millis(ms.into()))
+}
+
+fn check_rates(rates: Vec<pacing::Rate>) -> Result<Vec<Rate>, pacing::Error> {
+    if !(1..=PACING_RATES).contains(&rates.len()) {
+        return invalid(format!("rates: {}, 1 to {PACING_RATES} are allowed", rates.len()));
+    }
+    let mut checked: Vec<Rate> = Vec::with_capacity(rates.len());
+    for rate in rates {
+        check_key(&rate.key)?;
+        if !(1..=PACING_COUNT).contains(&rate.count) {
+            return invalid(format!("count: {}, 1 to {PACING_COUNT} are allowed", rate.count));
+        }
+        if checked.iter().any(|other| other.key == rate.key) {
+            return invalid(format!("key: {:?} is named twice", rate.key));
+        }
+        let per = check_time("per-ms", rate.per_ms, PACING_WINDOW_MS)?;
+        checked.push(Rate { key: rate.key, count: rate.count as usize, per });
+    }
+    Ok(checked)
+}
+
+impl From<TooManyKeys> for pacing::Error {
+    fn from(TooManyKeys: TooManyKeys) -> Self {
+        Self::TooManyKeys
+    }
 }
 
 impl pacing::Host for Exchange {
     async fn acquire(
         &mut self,
-        key: String,
-        count: u32,
-        per_ms: u32,
+        rates: Vec<pacing::Rate>,
         max_wait_ms: u32,
-    ) -> wasmtime::Result<bool> {
-        check_key(&key)?;
+    ) -> wasmtime::Result<Result<bool, pacing::Error>> {
+        let checked = check_rates(rates)
+            .and_then(|rates| Ok((rates, check_time("max-wait-ms", max_wait_ms, PACING_WINDOW_MS)?)));
+        let (rates, max_wait) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Ok(Err(error)),
+        };
         let lanes = self.live()?.lanes();
-        let (per, max_wait) = (bounded(per_ms), bounded(max_wait_ms));
-        let (granted, pended) = waited(lanes.acquire(&key, count.min(COUNT), per, max_wait)).await;
+        let (granted, pended) = waited(lanes.acquire(&rates, max_wait)).await;
         self.new_step_if(pended);
-        Ok(granted)
+        Ok(granted.map_err(Into::into))
     }
 
-    fn pause(&mut self, key: String, ms: u32) -> wasmtime::Result<()> {
-        check_key(&key)?;
-        self.live()?.lanes().pause(&key, bounded(ms));
-        Ok(())
+    fn pause(&mut self, key: String, ms: u32) -> wasmtime::Result<Result<(), pacing::Error>> {
+        let checked = check_key(&key).and_then(|()| check_time("ms", ms, PACING_PAUSE_MS));
+        let length = match checked {
+            Ok(length) => length,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(self.live()?.lanes().pause(&key, length).map_err(Into::into))
     }
-}
-
-fn bounded(ms: u32) -> Duration {
-    Duration::from_millis(ms.into()).min(LONGEST)
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::{Cursor, DeliveryOrder, Moment, Position, SessionId, TaskId, TaskRecord, TaskStatus};
+use crate::domain::{
+    Cursor, DeliveryOrder, InvalidId, Moment, Position, SessionId, TaskId, TaskRecord, TaskStatus,
+};
 use crate::exchanges::bindings::tasks;
 use crate::exchanges::exchange::{Exchange, Live, waited};
 use crate::store::StoreError;
@@ -32,6 +34,32 @@ impl Live {
         let Ok(id) = task.parse::<TaskId>() else { return Ok(None) };
         let record = self.services.tasks.task(id).await?;
         Ok(record.filter(|record| record.adapter == **self.plugin.name()))
+    }
+
+    async fn follow(&mut self, task: &str, after: Option<String>) -> Result<(), tasks::Error> {
+        let unknown = || tasks::Error::NotFound(format!("no task {task:?} of this plugin"));
+        let id = self.own_task_id(task).await.map_err(unavailable)?.ok_or_else(unknown)?;
+        let after = after.map(|cursor| cursor.parse::<Cursor>()).transpose().map_err(invalid)?;
+        if after.is_some_and(|cursor| cursor.task != id) {
+            return Err(tasks::Error::Invalid(format!("the cursor is of another task than {task}")));
+        }
+        let position = after.map_or(Position::START, |cursor| cursor.position);
+        let hub = self.services.hub.clone();
+        self.mailbox.follow(&hub, id, position).map_err(tasks::Error::TooMany)
+    }
+
+    async fn follow_session(&mut self, session: &str, after: Option<String>) -> Result<(), tasks::Error> {
+        let session = SessionId::new(self.plugin.name(), session).map_err(invalid)?;
+        let after = after.map(|cursor| cursor.parse::<Cursor>()).transpose().map_err(invalid)?;
+        if let Some(cursor) = after {
+            let status = self.own_task(cursor.task).await.map_err(unavailable)?;
+            if status.is_none_or(|status| status.session != session) {
+                let why = "the cursor is of no task of this session".to_owned();
+                return Err(tasks::Error::Invalid(why));
+            }
+        }
+        let hub = self.services.hub.clone();
+        self.mailbox.follow_session(&hub, session, after).map_err(tasks::Error::TooMany)
     }
 }
 
@@ -73,51 +101,23 @@ impl tasks::Host for Exchange {
         })
     }
 
-    async fn follow(&mut self, task: String, after: Option<String>) -> wasmtime::Result<Result<(), String>> {
-        let live = self.live()?;
-        let id = match live.own_task_id(&task).await {
-            Ok(Some(id)) => id,
-            Ok(None) => return Ok(Err(format!("no task {task:?} of this plugin"))),
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let after = match after.map(|cursor| cursor.parse::<Cursor>()).transpose() {
-            Ok(cursor) => cursor,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        if let Some(cursor) = after
-            && cursor.task != id
-        {
-            return Ok(Err(format!("the cursor is of another task than {task}")));
-        }
-        let position = after.map_or(Position::START, |cursor| cursor.position);
-        let hub = live.services.hub.clone();
-        Ok(live.mailbox.follow(&hub, id, position))
+    async fn follow(
+        &mut self,
+        task: String,
+        after: Option<String>,
+    ) -> wasmtime::Result<Result<(), tasks::Error>> {
+        Ok(self.live()?.follow(&task, after).await)
     }
 
     async fn follow_session(
         &mut self,
         session: String,
         after: Option<String>,
-    ) -> wasmtime::Result<Result<(), String>> {
-        let live = self.live()?;
-        let parsed = SessionId::new(live.plugin.name(), &session)
-            .and_then(|session| Ok((session, after.map(|cursor| cursor.parse::<Cursor>()).transpose()?)));
-        let (session, after) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        if let Some(cursor) = after {
-            match live.own_task(cursor.task).await {
-                Ok(Some(status)) if status.session == session => {}
-                Ok(_) => return Ok(Err("the cursor is of no task of this session".into())),
-                Err(error) => return Ok(Err(error.to_string())),
-            }
-        }
-        let hub = live.services.hub.clone();
-        Ok(live.mailbox.follow_session(&hub, session, after))
+    ) -> wasmtime::Result<Result<(), tasks::Error>> {
+        Ok(self.live()?.follow_session(&session, after).await)
     }
 
-    async fn cancel(&mut self, task: String) -> wasmtime::Result<bool> {
+    async fn cancel(&mut self, task: String) -> wasmtime::Result<Result<bool, tasks::Error>> {
         let live = self.live()?;
         let cancel = async {
             match live.own_task_id(&task).await? {
@@ -127,36 +127,36 @@ impl tasks::Host for Exchange {
         };
         let (cancelled, pended) = waited(cancel).await;
         self.new_step_if(pended);
-        Ok(cancelled.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a task can't be cancelled");
-            false
-        }))
+        Ok(cancelled.map_err(unavailable))
     }
 
-    async fn cancel_session(&mut self, session: String) -> wasmtime::Result<u32> {
+    async fn cancel_session(&mut self, session: String) -> wasmtime::Result<Result<u32, tasks::Error>> {
         let live = self.live()?;
-        let Ok(session) = SessionId::new(live.plugin.name(), &session) else { return Ok(0) };
+        let session = match SessionId::new(live.plugin.name(), &session) {
+            Ok(session) => session,
+            Err(error) => return Ok(Err(invalid(error))),
+        };
         let cancel = live.services.tasks.cancel_session(&session, "cancelled by the adapter");
         let (cancelled, pended) = waited(cancel).await;
         self.new_step_if(pended);
-        Ok(cancelled.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a session can't be cancelled");
-            0
-        }))
+        Ok(cancelled.map_err(unavailable))
     }
 
-    async fn describe(&mut self, task: String) -> wasmtime::Result<Option<String>> {
+    async fn describe(&mut self, task: String) -> wasmtime::Result<Result<Option<String>, tasks::Error>> {
         let live = self.live()?;
         let (record, pended) = waited(live.own_record(&task)).await;
         self.new_step_if(pended);
-        match record {
-            Ok(record) => Ok(record.map(|record| Tasks::document(&record).to_string())),
-            Err(error) => {
-                tracing::warn!(%error, "a task can't be looked up");
-                Ok(None)
-            }
-        }
+        let document = record.map(|record| record.map(|record| Tasks::document(&record).to_string()));
+        Ok(document.map_err(unavailable))
     }
+}
+
+fn unavailable(error: StoreError) -> tasks::Error {
+    tasks::Error::Unavailable(error.to_string())
+}
+
+fn invalid(error: InvalidId) -> tasks::Error {
+    tasks::Error::Invalid(error.to_string())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -80,6 +80,8 @@ macro_rules! conformance_suite {
             a_cancelled_turn_is_delivered_after_the_turns_before_it,
             a_webhook_key_is_sent_once,
             lanes_keep_their_order_and_do_not_wait_for_each_other,
+            a_webhook_that_waits_for_another_try_holds_up_nobody,
+            webhooks_beyond_the_room_of_their_origin_are_left,
             a_retry_waits_for_its_time,
             a_dead_letter_holds_up_nobody_and_can_be_replayed,
             a_replayed_letter_takes_its_turn_in_the_lane,

@@ -10,6 +10,7 @@ fn webhook(key: &str, lane: &str) -> NewWebhook {
         owner: "plug".into(),
         key: key.into(),
         url: format!("https://example.org/{key}"),
+        origin: "https://example.org".into(),
         lane: lane.into(),
         body: format!(r#"{{"key":"{key}"}}"#).into(),
     }
@@ -154,8 +155,54 @@ pub(crate) async fn lanes_keep_their_order_and_do_not_wait_for_each_other<F: Fix
     settle(&*store, &first[0], Settlement::Done).await;
     let second = one_delivery(&*store).await;
     assert_eq!(key(&second), "a2");
-    settle(&*store, &second, retry(0, false)).await;
-    assert_eq!(keys(&*store).await, ["a2"]);
+    settle(&*store, &second, Settlement::Done).await;
+    assert_eq!(keys(&*store).await, ["a3"]);
+}
+
+pub(crate) async fn a_webhook_that_waits_for_another_try_holds_up_nobody<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    enqueue(&*store, "a1", "a").await;
+    let first = one_delivery(&*store).await;
+    enqueue(&*store, "a2", "a").await;
+    settle(&*store, &first, retry(5_000, true)).await;
+    let second = one_delivery(&*store).await;
+    assert_eq!(key(&second), "a2");
+    settle(&*store, &second, retry(3_000, true)).await;
+    let nothing = store.claim_deliveries(10, LEASE, &Except::default()).await.unwrap();
+    assert!(nothing.items.is_empty());
+    assert_eq!(nothing.next_due, Some(Duration::from_secs(3)), "the one whose time comes first");
+    clock.advance(Duration::from_secs(1));
+    enqueue(&*store, "a3", "a").await;
+    let third = one_delivery(&*store).await;
+    assert_eq!(key(&third), "a3", "what comes in while others wait goes at once");
+    clock.advance(Duration::from_secs(10));
+    assert!(deliveries(&*store, 10).await.is_empty(), "one at a time");
+    settle(&*store, &third, Settlement::Done).await;
+    let second = one_delivery(&*store).await;
+    assert_eq!((key(&second), second.attempts), ("a2".to_owned(), 1));
+    settle(&*store, &second, Settlement::Done).await;
+    assert_eq!(keys(&*store).await, ["a1"]);
+}
+
+pub(crate) async fn webhooks_beyond_the_room_of_their_origin_are_left<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    for (name, origin) in [("a", "https://a.example"), ("b", "https://b.example")] {
+        for n in 0..20 {
+            let key = format!("{name}{n}");
+            let webhook = NewWebhook { origin: origin.into(), ..webhook(&key, &key) };
+            assert!(store.enqueue_webhook(webhook).await.unwrap());
+        }
+        clock.advance(Duration::from_millis(1));
+    }
+    let except =
+        Except { origins: [("https://a.example".to_owned(), 1)].into(), per_origin: 3, ..Except::default() };
+    let claimed = store.claim_deliveries(10, LEASE, &except).await.unwrap();
+    assert_eq!(claimed.items.iter().map(key).collect::<Vec<_>>(), ["a0", "b0", "b1", "b2"]);
+    let claimed = store.claim_deliveries(2, LEASE, &except).await.unwrap();
+    assert_eq!(claimed.items.iter().map(key).collect::<Vec<_>>(), ["a1", "b3"]);
+    assert_eq!(deliveries(&*store, 100).await.len(), 34, "the others are still there");
 }
 
 pub(crate) async fn a_retry_waits_for_its_time<F: Fixture>() {
@@ -287,7 +334,8 @@ pub(crate) async fn plugins_that_are_left_out_keep_their_deliveries<F: Fixture>(
         store.cancel(id, "").await.unwrap();
     }
     enqueue(&*store, "hook", "a").await;
-    let except = Except { plugins: vec!["quiet".to_owned(), "plug".to_owned()], webhooks: true };
+    let plugins = vec!["quiet".to_owned(), "plug".to_owned()];
+    let except = Except { plugins, webhooks: true, ..Except::default() };
     let claimed = store.claim_deliveries(10, LEASE, &except).await.unwrap();
     assert_eq!(claimed.items.iter().map(key).collect::<Vec<_>>(), ["zeta"]);
     let except = Except { webhooks: false, ..except };

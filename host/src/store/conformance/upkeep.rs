@@ -11,7 +11,7 @@ const RETENTION: Retention = Retention { events: HOUR, tasks: Duration::from_sec
 
 fn webhook(key: &str) -> NewWebhook {
     let (owner, url, lane) = ("plug".into(), "https://example.org".into(), key.into());
-    NewWebhook { owner, key: key.into(), url, lane, body: "{}".into() }
+    NewWebhook { owner, key: key.into(), url, origin: "https://example.org".into(), lane, body: "{}".into() }
 }
 
 pub(crate) async fn events_are_forgotten_before_their_task<F: Fixture>() {
@@ -218,7 +218,7 @@ pub(crate) async fn the_backlog_counts_what_waits<F: Fixture>() {
     assert_eq!(claims.len(), 2);
     finish(&*store, &claims[0], 1).await;
     let claimed = store
-        .claim_deliveries(2, LEASE, &Except { plugins: vec!["plug".into()], webhooks: false })
+        .claim_deliveries(2, LEASE, &Except { plugins: vec!["plug".into()], ..Except::default() })
         .await
         .unwrap()
         .items;

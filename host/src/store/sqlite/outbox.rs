@@ -1,5 +1,8 @@
 //! The outbox. Every open delivery has a place in its lane, and only the lane's first is `READY` or `LEASED`; whoever
 //! settles the first makes the next one ready if its moment has come.
+//!
+//! A plugin delivery's place is its turn, and it keeps it. A webhook's place is the time from which it may go, and 0 while
+//! it is leased: a retry moves it behind those that may go before.
 
 use std::time::Duration;
 
@@ -76,12 +79,12 @@ impl Outbox for SqliteStore {
     }
 }
 
-/// Deliveries of a plugin whose time has come.
+/// Deliveries of a plugin whose time has come; the index has all of it.
 pub(super) const DUE: &str =
-    "SELECT due_ms, id FROM outbox WHERE plugin = ?1 AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3";
-/// The first open delivery of a lane, and its state.
+    "SELECT due_ms, id, origin FROM outbox WHERE plugin = ?1 AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3";
+/// The first open delivery of a lane: its state and its place.
 pub(super) const HEAD: &str =
-    "SELECT id, state FROM outbox WHERE lane = ?1 AND state <= 3 ORDER BY place LIMIT 1";
+    "SELECT id, state, place FROM outbox WHERE lane = ?1 AND state <= 3 ORDER BY place LIMIT 1";
 
 /// What has happened to the task of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,36 +140,58 @@ pub(super) fn reached(tx: &mut Tx<'_>, id: i64, what: Reached) -> rusqlite::Resu
 
 /// Lets the lane's first delivery go if it waits.
 fn advance(tx: &mut Tx<'_>, lane: &str) -> rusqlite::Result<()> {
-    if let Some((id, WAITING)) = head(tx.conn, lane)? {
+    if let Some(Head { id, state: WAITING, place }) = head(tx.conn, lane)? {
+        let now = int(tx.steady);
+        let due = if lane.starts_with(WEBHOOKS) { place.max(now) } else { now };
         let sql = "UPDATE outbox SET state = 2, due_ms = ?2 WHERE id = ?1";
-        tx.conn.prepare_cached(sql)?.execute([id, int(tx.steady)])?;
+        tx.conn.prepare_cached(sql)?.execute([id, due])?;
         tx.memory.deliveries_woken = true;
     }
     Ok(())
 }
 
-/// The first open delivery of a lane, and its state.
-fn head(conn: &Connection, lane: &str) -> rusqlite::Result<Option<(i64, i64)>> {
-    conn.prepare_cached(HEAD)?.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+/// Lets a webhook take its place in its lane, which may be before the one that was first until then.
+fn take_place(tx: &mut Tx<'_>, lane: &str, before: Option<Head>) -> rusqlite::Result<()> {
+    if let Some(Head { id, state: READY, .. }) = before
+        && head(tx.conn, lane)?.is_some_and(|head| head.id != id)
+    {
+        let sql = "UPDATE outbox SET state = 1, due_ms = NULL WHERE id = ?1";
+        tx.conn.prepare_cached(sql)?.execute([id])?;
+    }
+    advance(tx, lane)
+}
+
+/// What the lanes of webhooks begin with.
+const WEBHOOKS: &str = "w/";
+
+/// The first open delivery of a lane.
+struct Head {
+    id: i64,
+    state: i64,
+    place: i64,
+}
+
+fn head(conn: &Connection, lane: &str) -> rusqlite::Result<Option<Head>> {
+    let head = |row: &Row<'_>| Ok(Head { id: row.get(0)?, state: row.get(1)?, place: row.get(2)? });
+    conn.prepare_cached(HEAD)?.query_row([lane], head).optional()
 }
 
 fn enqueue(tx: &mut Tx<'_>, webhook: &NewWebhook) -> rusqlite::Result<bool> {
-    let NewWebhook { owner, key, url, lane, body } = webhook;
+    let NewWebhook { owner, key, url, origin, lane, body } = webhook;
     let sql = "SELECT 1 FROM outbox WHERE owner = ?1 AND key = ?2";
     if tx.conn.prepare_cached(sql)?.exists([owner, key])? {
         return Ok(false);
     }
-    let place = tx.memory.next_place;
-    tx.memory.next_place += 1;
     tx.memory.deliveries += 1;
-    let lane = format!("w/{owner}/{lane}");
-    let sql = "INSERT INTO outbox (lane, place, state, since_ms, plugin, owner, key, url)
-               VALUES (?1, ?2, ?3, ?4, '', ?5, ?6, ?7)";
-    tx.conn.prepare_cached(sql)?.execute(params![lane, place, WAITING, int(tx.now), owner, key, url])?;
+    let (lane, now) = (format!("{WEBHOOKS}{owner}/{lane}"), int(tx.now));
+    let before = head(tx.conn, &lane)?;
+    let sql = "INSERT INTO outbox (lane, place, state, since_ms, plugin, owner, key, url, origin)
+               VALUES (?1, ?2, ?3, ?2, '', ?4, ?5, ?6, ?7)";
+    tx.conn.prepare_cached(sql)?.execute(params![lane, now, WAITING, owner, key, url, origin])?;
     let id = tx.conn.last_insert_rowid();
     let sql = "INSERT INTO bodies (id, body) VALUES (?1, ?2)";
     tx.conn.prepare_cached(sql)?.execute(params![id, &**body])?;
-    advance(tx, &lane)?;
+    take_place(tx, &lane, before)?;
     Ok(true)
 }
 
@@ -177,6 +202,7 @@ fn claim(
     except: &Except,
 ) -> rusqlite::Result<Claimed<Delivery>> {
     let now = int(tx.steady);
+    let mut except = except.clone();
     let mut due: Vec<(i64, i64)> = Vec::new();
     let mut next_due = None;
     // A few plugins, each with a range of its own: those left out cost nothing however much waits for them.
@@ -185,10 +211,18 @@ fn claim(
         let left = if name.is_empty() { except.webhooks } else { except.plugins.contains(&name) };
         if !left {
             let mut statement = tx.conn.prepare_cached(DUE)?;
-            let rows = statement
-                .query_map(params![name, now, int(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            for row in rows {
-                due.push(row?);
+            // Of webhooks some are passed over, and those that are due are the first of their lanes only.
+            let rows = if name.is_empty() { i64::MAX } else { int(limit as u64) };
+            let mut rows = statement.query(params![name, now, rows])?;
+            let mut found = 0;
+            while found < limit
+                && let Some(row) = rows.next()?
+            {
+                let origin: Option<String> = row.get(2)?;
+                if origin.is_none_or(|origin| except.take_place(&origin)) {
+                    due.push((row.get(0)?, row.get(1)?));
+                    found += 1;
+                }
             }
             let sql = "SELECT min(due_ms) FROM outbox WHERE plugin = ?1 AND due_ms > ?2";
             let later: Option<i64> =
@@ -205,8 +239,8 @@ fn claim(
     let mut items = Vec::with_capacity(due.len());
     for (_, id) in due {
         let sql =
-            "UPDATE outbox SET attempts = attempts + (state = ?3), state = ?3, token = token + 1, due_ms = ?2
-                   WHERE id = ?1";
+            "UPDATE outbox SET attempts = attempts + (state = ?3), state = ?3, token = token + 1, due_ms = ?2,
+                   place = iif(key IS NULL, place, 0) WHERE id = ?1";
         tx.conn.prepare_cached(sql)?.execute([id, until, LEASED])?;
         let delivery = |row: &Row<'_>| {
             Ok(Delivery {
@@ -251,6 +285,14 @@ fn settle(tx: &mut Tx<'_>, lease: DeliveryLease, settlement: &Settlement) -> rus
         .optional()?;
     let Some((lane, keyed)) = held else { return Ok(false) };
     match settlement {
+        Settlement::Retry { after, counts, error } if keyed => {
+            let sql = "UPDATE outbox SET state = ?2, due_ms = NULL, place = ?3, attempts = attempts + ?4,
+                       error = ?5 WHERE id = ?1";
+            let place = int(tx.steady.saturating_add(millis(*after)));
+            tx.conn.prepare_cached(sql)?.execute(params![id, WAITING, place, counts, error])?;
+            advance(tx, &lane)?;
+            return Ok(true);
+        }
         Settlement::Retry { after, counts, error } => {
             let sql = "UPDATE outbox SET state = ?2, due_ms = ?3, attempts = attempts + ?4, error = ?5
                        WHERE id = ?1";
@@ -282,16 +324,24 @@ fn settle(tx: &mut Tx<'_>, lease: DeliveryLease, settlement: &Settlement) -> rus
 }
 
 fn replay(tx: &mut Tx<'_>, id: DeliveryId) -> rusqlite::Result<bool> {
-    let place = tx.memory.next_place;
-    let sql = "UPDATE outbox SET state = ?2, place = ?3, since_ms = ?5, attempts = 0, settled_ms = NULL, error = NULL
-               WHERE id = ?1 AND state = ?4 RETURNING lane";
-    let params = params![int(id.0), WAITING, place, DEAD, int(tx.now)];
-    let lane: Option<String> = tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
+    let sql = "SELECT lane FROM outbox WHERE id = ?1 AND state = ?2";
+    let lane: Option<String> =
+        tx.conn.prepare_cached(sql)?.query_row([int(id.0), DEAD], |row| row.get(0)).optional()?;
     let Some(lane) = lane else { return Ok(false) };
-    tx.memory.next_place += 1;
+    let (now, is_webhook) = (int(tx.now), lane.starts_with(WEBHOOKS));
+    let before = head(tx.conn, &lane)?;
+    let sql = "UPDATE outbox SET state = ?2, place = ?3, since_ms = ?4, attempts = 0, settled_ms = NULL, error = NULL
+               WHERE id = ?1";
+    let place = if is_webhook { now } else { tx.memory.next_place };
+    tx.conn.prepare_cached(sql)?.execute([int(id.0), WAITING, place, now])?;
+    tx.memory.next_place += i64::from(!is_webhook);
     tx.memory.dead -= 1;
     tx.memory.deliveries += 1;
-    advance(tx, &lane)?;
+    if is_webhook {
+        take_place(tx, &lane, before)?
+    } else {
+        advance(tx, &lane)?
+    }
     Ok(true)
 }
 

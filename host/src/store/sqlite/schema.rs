@@ -108,10 +108,11 @@ CREATE TABLE outbox (
   moment INTEGER,
   owner TEXT,
   key TEXT,
-  url TEXT
+  url TEXT,
+  origin TEXT
 ) STRICT;
 CREATE INDEX outbox_lane ON outbox (lane, place) WHERE state <= 3;
-CREATE INDEX outbox_due ON outbox (plugin, due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX outbox_due ON outbox (plugin, due_ms, origin) WHERE due_ms IS NOT NULL;
 CREATE UNIQUE INDEX outbox_key ON outbox (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX outbox_settled ON outbox (settled_ms) WHERE settled_ms IS NOT NULL;
 CREATE INDEX outbox_dead ON outbox (settled_ms) WHERE state = 5;

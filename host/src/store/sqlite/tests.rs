@@ -154,7 +154,8 @@ async fn a_clock_that_is_set_back_before_a_restart_delays_no_delivery() {
     let mut fixture = Embedded::new(10).await;
     let (owner, key, url, lane) = ("plug".into(), "k".into(), "https://example.org".into(), "".into());
     let store = fixture.sqlite();
-    store.enqueue_webhook(NewWebhook { owner, key, url, lane, body: "{}".into() }).await.unwrap();
+    let origin = "https://example.org".into();
+    store.enqueue_webhook(NewWebhook { owner, key, url, origin, lane, body: "{}".into() }).await.unwrap();
     let claimed = store.claim_deliveries(1, Duration::from_secs(30), &Default::default()).await.unwrap();
     let after = Duration::from_secs(3600);
     let retry = Settlement::Retry { after, counts: true, error: "x".into() };
@@ -317,8 +318,9 @@ async fn a_portion_of_a_sweep_is_bounded_in_bytes() {
         store.submit(cancelled.clone()).await.unwrap();
         store.cancel(cancelled.id, "").await.unwrap();
         let (owner, key, url, lane) = ("plug".into(), n.to_string(), "https://example.org".into(), "".into());
+        let origin = "https://example.org".into();
         store
-            .enqueue_webhook(NewWebhook { owner, key, url, lane, body: large.as_str().into() })
+            .enqueue_webhook(NewWebhook { owner, key, url, origin, lane, body: large.as_str().into() })
             .await
             .unwrap();
         let lease = store.claim_deliveries(1, Duration::from_secs(30), &Default::default()).await.unwrap();

@@ -111,6 +111,17 @@ impl Stage {
         call.json(update).handle(&crate::Telegram)
     }
 
+    /// Delivers once; it is to be tried again after this time, for this reason.
+    #[track_caller]
+    pub(super) fn assert_retry(&self, task: &TaskId, pause: Duration, why: &str) {
+        match self.mock.deliver(&crate::Telegram, task) {
+            Err(Failure::Retry { after, reason }) => {
+                assert!(after == pause && reason.contains(why), "{after:?}: {reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Delivers as the host does: again after a failure or a crash, which comes after so many imports each time.
     pub(super) fn deliver(&self, task: &TaskId, kills: &[usize]) -> Result<(), Failure> {
         let mut kills = kills.iter().copied();
@@ -118,7 +129,7 @@ impl Stage {
             let lives_for = kills.next().unwrap_or(usize::MAX);
             match self.mock.deliver_and_kill(&crate::Telegram, task, lives_for) {
                 None => self.note_orphan(task),
-                Some(Err(Failure::Retry(pause))) => self.mock.advance(pause),
+                Some(Err(Failure::Retry { after, .. })) => self.mock.advance(after),
                 Some(outcome) => return outcome,
             }
         }

@@ -3,7 +3,7 @@
 use super::bot_api::{Fault, Stage, group, long_text, private, words};
 use crate::said::RENDERED;
 use plugway_sdk::{
-    Failure, Reason,
+    Reason,
     host::Level,
     mock::{Mock, Script},
 };
@@ -166,7 +166,7 @@ fn what_a_message_was_sent_with_is_not_taken_for_what_it_says_now() {
     let task =
         stage.ask(&private(), script.wait(seconds(10)).restart().chunks(pieces(&first)).completed(&first));
     stage.mock.close_after(seconds(15), Reason::Draining);
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(Duration::ZERO)));
+    stage.assert_retry(&task, Duration::ZERO, "draining");
     assert!(stage.texts()[0].starts_with("term1"));
     stage.mock.advance(seconds(60));
     stage.mock.close_after(seconds(1000), Reason::Draining);
@@ -258,6 +258,41 @@ fn events_that_were_lost_do_not_spoil_the_answer() {
     stage.deliver(&task, &[]).unwrap();
     assert_eq!(stage.texts(), [text]);
     assert!(stage.mock.has_logged(Level::Warn, "are lost"));
+}
+
+#[test]
+fn a_delivery_that_is_given_up_is_called_back_as_no_success() {
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words("Hi.", 10));
+    stage.plan(|_, _| Some(Fault::Server));
+    stage.assert_retry(&task, seconds(30), "sendMessage: 502");
+    assert!(stage.mock.webhooks().is_empty());
+    stage.mock.give_up(&crate::Telegram, &task, "given up after 1day: sendMessage: 502").unwrap();
+    let body = stage.mock.webhooks()[0].body.clone();
+    assert_eq!((&body["success"], &body["messages"]), (&json!(false), &json!([])));
+    assert_eq!(body["error"], "not delivered: given up after 1day: sendMessage: 502");
+    assert_eq!(body["task_id"], task.as_str());
+}
+
+#[test]
+fn a_callback_that_can_not_be_stored_keeps_the_delivery_open() {
+    let stage = Stage::new(json!({}));
+    let task = stage.ask(&private(), words("Hi.", 10));
+    stage.mock.break_outbox(Some("the disk is full"));
+    stage.assert_retry(&task, seconds(5), "the outbox is unavailable: the disk is full");
+    stage.mock.break_outbox(None);
+    stage.deliver(&task, &[]).unwrap();
+    assert_eq!((stage.texts(), stage.mock.webhooks().len()), (vec!["Hi.".to_owned()], 1));
+}
+
+#[test]
+fn a_callback_that_is_too_large_goes_without_the_messages() {
+    let stage = Stage::new(json!({"stream": false}));
+    let task = stage.ask(&private(), Script::reply([long_text(1_100_000)]));
+    stage.deliver(&task, &[]).unwrap();
+    let body = &stage.mock.webhooks()[0].body;
+    assert_eq!((&body["success"], &body["messages"]), (&json!(true), &json!([])));
+    assert!(body["error"].as_str().unwrap().starts_with("the messages are left out: the body has"));
 }
 
 #[test]
@@ -421,7 +456,7 @@ fn a_host_that_drains_gets_its_exchange_back_and_calls_again() {
     let stage = Stage::new(json!({}));
     let task = stage.ask(&private(), words(&text, 100));
     stage.mock.close_after(seconds(5), Reason::Draining);
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(Duration::ZERO)));
+    stage.assert_retry(&task, Duration::ZERO, "draining");
     stage.mock.close_after(seconds(1000), Reason::Draining);
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.calls("sendMessage").len()), (vec![text], 1));

@@ -160,7 +160,7 @@ fn a_token_that_is_not_granted_is_said_in_the_log_and_tried_again() {
     let stage = Stage::new(json!({}));
     let task = stage.ask(&private(), words("Hi.", 10));
     stage.plan(|_, _| Some(Fault::Refuse(401, "Unauthorized")));
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(60))));
+    stage.assert_retry(&task, seconds(60), "sendMessage: 401 Unauthorized");
     assert!(stage.mock.has_logged(Level::Error, "401 Unauthorized"));
     stage.plan(|_, _| None);
     stage.deliver(&task, &[]).unwrap();
@@ -275,7 +275,7 @@ fn a_long_pause_is_left_to_the_host() {
     let task = stage.ask(&private(), words("Hi.", 10));
     stage.fail_call(1, Fault::Flood(300));
     let asked = stage.mock.now();
-    assert_eq!(stage.mock.deliver(&crate::Telegram, &task), Err(Failure::Retry(seconds(300))));
+    stage.assert_retry(&task, seconds(300), "sendMessage: Telegram asks for a pause");
     stage.mock.advance(seconds(300));
     stage.deliver(&task, &[]).unwrap();
     assert_eq!((stage.texts(), stage.maybe_twice(&task)), (vec!["Hi.".to_owned()], 0));

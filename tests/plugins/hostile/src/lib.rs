@@ -23,7 +23,7 @@ impl HttpAdapter for Hostile {
                 black_box(host::now());
             },
             "cancel" => loop {
-                black_box(TaskRef::new("no task at all").cancel());
+                black_box(TaskRef::new("no task at all").cancel().is_ok());
             },
             "callback" => loop {
                 black_box(plugway_sdk::webhooks::post(None, &"nowhere", "key").is_ok());
@@ -33,8 +33,8 @@ impl HttpAdapter for Hostile {
                 headers.text(200, "done")
             }
             "pace" => {
-                let refused =
-                    (0..50_000).find(|n| !pacing::acquire(&n.to_string(), 1, 60 * SECOND, Duration::ZERO));
+                let pace = |n: &i32| pacing::acquire(&n.to_string(), 1, 60 * SECOND, Duration::ZERO);
+                let refused = (0..50_000).find(|n| pace(n) != Ok(true));
                 reply.text(200, format!("{refused:?}"))
             }
             "hold" => {
@@ -58,7 +58,7 @@ impl HttpAdapter for Hostile {
             "write" => write(reply),
             "wait" => {
                 let hour = Duration::from_secs(3_600);
-                while pacing::acquire(&request.exchange, 1, hour, hour) {}
+                while pacing::acquire(&request.exchange, 1, hour, hour)? {}
                 reply.text(200, "it did not wait")
             }
             "ignore-the-end" => loop {
