@@ -239,7 +239,8 @@ async fn a_callback_url_that_may_not_be_called_is_refused_with_its_update() {
 async fn an_answer_that_is_given_up_is_called_back_as_no_success() {
     let bot = BotApi::start().await;
     let (receiver, platform) = (Receiver::start().await, Receiver::start().await);
-    platform.answer_with(&[404; 1_000]);
+    let denied = json!({"ok": false, "error_code": 401, "description": "Unauthorized"});
+    (0..1_000).for_each(|_| platform.answer_with_json(&denied));
     let gateway = builder(&bot)
         .set("plugins.telegram.origins", vec![platform.url("")])
         .set("plugins.telegram.config.api_base", platform.url("").as_str())
