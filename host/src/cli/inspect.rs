@@ -6,17 +6,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use sha2::{Digest as _, Sha256};
 
 use super::{CheckArgs, ServeArgs, serve};
 use crate::app;
 use crate::exchanges::Exchange;
-use crate::plugins::{Compiler, Engine, EngineConfig, Generation, PluginSettings, RouteTable, Settings};
+use crate::plugins::{
+    Checked, Compiler, Engine, EngineConfig, Generation, NAME_RULE, PluginSettings, RouteTable, Settings,
+    is_name, read_component,
+};
 use crate::telemetry::{self, TelemetryConfig};
+
+/// A component that was loaded, and what the operator says of it.
+struct Loaded {
+    settings: Arc<PluginSettings>,
+    generation: Generation<Exchange>,
+    checked: Checked,
+    size: u64,
+}
 
 /// Loads the component, and says whether it would serve.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let (settings, generation) = match load(args) {
+    let Loaded { settings, generation, .. } = match load(args).and_then(|loaded| would_serve(args, loaded)) {
         Ok(loaded) => loaded,
         Err(error) if args.json => {
             println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
@@ -38,8 +48,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
 
 /// Loads the component, and prints what it says of itself.
 pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
-    let (settings, generation) = load(args)?;
-    let size = std::fs::metadata(&args.file).map(|metadata| metadata.len()).unwrap_or(0);
+    let Loaded { settings, generation, checked, size } = load(args)?;
     let manifest = &generation.manifest;
     if args.json {
         let schema: serde_json::Value = serde_json::from_str(&manifest.config_schema).unwrap_or_default();
@@ -54,6 +63,7 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
             "not_granted": missing_grants(&settings, &generation),
             "config_schema": schema,
             "size_bytes": size,
+            "check": checked.as_ref().err(),
         });
         println!("{}", serde_json::to_string_pretty(&shown)?);
         return Ok(());
@@ -75,11 +85,37 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
         println!("wants     secret {secret}");
     }
     println!("size      {}", bytesize::ByteSize(size));
+    println!("check     {}", checked.err().unwrap_or_else(|| "ok".to_owned()));
     Ok(())
 }
 
+/// What keeps the gateway from serving a file that is a plugin.
+fn would_serve(args: &CheckArgs, loaded: Loaded) -> anyhow::Result<Loaded> {
+    let file = args.file.display();
+    if let Err(reason) = &loaded.checked {
+        bail!("{file}: {reason}");
+    }
+    if args.file.extension().is_none_or(|extension| extension != "wasm") {
+        bail!("{file}: the gateway looks at files that end in .wasm only");
+    }
+    if !is_name(&loaded.settings.name) {
+        bail!("{file}: {:?} is no plugin name: {NAME_RULE}", loaded.settings.name);
+    }
+    if !loaded.settings.enabled {
+        bail!("{file}: disabled by the configuration (plugins.{}.enabled = false)", loaded.settings.name);
+    }
+    // Its routes must go together, and none may be the host's own.
+    let Loaded { settings, generation, checked, size } = loaded;
+    let plugin = Arc::new(crate::plugins::Plugin::new(settings.clone()));
+    let generation = Arc::new(generation);
+    let routes = RouteTable::default().add(&plugin, &generation);
+    routes.map_err(|reason| anyhow::anyhow!("{file}: {reason}"))?;
+    let generation = Arc::into_inner(generation).context("the component is still in use")?;
+    Ok(Loaded { settings, generation, checked, size })
+}
+
 /// Runs the transaction up to the swap, as the gateway would.
-fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exchange>)> {
+fn load(args: &CheckArgs) -> anyhow::Result<Loaded> {
     let name = args.file.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
     let serve_args =
         ServeArgs { config: args.config.clone(), listen: None, data_dir: None, plugins_dir: None };
@@ -87,28 +123,19 @@ fn load(args: &CheckArgs) -> anyhow::Result<(Arc<PluginSettings>, Generation<Exc
     // What the plugin itself says while it is loaded, a panic's message above all, belongs to the answer.
     telemetry::init_logs(&TelemetryConfig { level: "warn".into(), ..config.telemetry.clone() })?;
     let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?.of(name);
-    let bytes = std::fs::read(&args.file).with_context(|| format!("can't read {}", args.file.display()))?;
-    let bound = settings.limits.file.as_u64();
-    if bytes.len() as u64 > bound {
-        bail!("{} is larger than {} (limits.file)", args.file.display(), bytesize::ByteSize(bound));
-    }
+    let named = |reason: String| anyhow::anyhow!("{}: {reason}", args.file.display());
+    let (bytes, hash) = read_component(&args.file, settings.limits.file.as_u64()).map_err(named)?;
+    let size = bytes.len() as u64;
     let engine = Engine::new(
         &EngineConfig { exchanges: 4, threads: 1, ..config.engine.clone() },
         usize::try_from(settings.limits.memory.as_u64()).context("limits.memory is too large")?,
     )?;
     let cache = TempDir::new()?;
     let loader = app::loader(&engine, &cache.0, Compiler::child(&config.engine))?;
-    let hash = Sha256::digest(&bytes).into();
-    let loaded = serve::run(async { Ok(loader.load(&settings, 1, hash, bytes, 0).await) })?;
+    let examined = serve::run(async { Ok(loader.examine(&settings, 1, hash, bytes, 0).await) })?;
     drop(cache);
-    let generation = Arc::new(loaded.map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?);
-    // Its routes must go together, and none may be the host's own.
-    let plugin = Arc::new(crate::plugins::Plugin::new(settings.clone()));
-    RouteTable::default()
-        .add(&plugin, &generation)
-        .map_err(|reason| anyhow::anyhow!("{}: {reason}", args.file.display()))?;
-    let generation = Arc::into_inner(generation).context("the component is still in use")?;
-    Ok((settings, generation))
+    let (generation, checked) = examined.map_err(named)?;
+    Ok(Loaded { settings, generation, checked, size })
 }
 
 /// A directory of this user's own, for an artefact that nobody keeps. What lies in it is run as machine code, so nobody

@@ -141,6 +141,9 @@ impl<T: Guest> Content<T> {
     }
 }
 
+/// What a plugin says to its configuration.
+pub type Checked = Result<(), String>;
+
 /// Loads components: everything that loading needs and that all plugins share.
 pub struct Loader<T: Guest> {
     engine: Engine,
@@ -188,6 +191,23 @@ impl<T: Guest> Loader<T> {
         bytes: Vec<u8>,
         now_ms: u64,
     ) -> Result<Generation<T>, String> {
+        let (generation, checked) = self.examine(settings, number, hash, bytes, now_ms).await?;
+        checked.map(|()| generation)
+    }
+
+    /// As [`Loader::load`], but what the plugin says to its configuration is told beside what it is: whoever looks for
+    /// the schema has not configured it yet.
+    ///
+    /// # Errors
+    /// As there, without the last step.
+    pub async fn examine(
+        &self,
+        settings: &Arc<PluginSettings>,
+        number: u64,
+        hash: ContentHash,
+        bytes: Vec<u8>,
+        now_ms: u64,
+    ) -> Result<(Generation<T>, Checked), String> {
         refuse_core_module(&bytes)?;
         let _turn = self.loads.acquire().await.map_err(|_| "the gateway is shutting down".to_owned())?;
         let (component, compiled) = self.component(hash, bytes).await?;
@@ -202,7 +222,7 @@ impl<T: Guest> Loader<T> {
         let roles = T::roles(&pre, &exported).map_err(|error| {
             format!("a role's functions differ from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
         })?;
-        let manifest = self.probe(settings, pre.clone()).await?;
+        let (manifest, checked) = self.probe(settings, pre.clone()).await?;
         check_roles(&manifest, &exported)?;
         let origin = if compiled.is_some() { Origin::Compiled } else { Origin::Cached };
         if let Some(artefact) = compiled {
@@ -211,7 +231,7 @@ impl<T: Guest> Loader<T> {
         }
         let content =
             Content { number, hash, manifest, contract, exported, roles, origin, loaded_ms: now_ms, pre };
-        Ok(Generation::new(Arc::new(content)))
+        Ok((Generation::new(Arc::new(content)), checked))
     }
 
     /// The component, and its artefact where it had to be compiled.
@@ -235,7 +255,11 @@ impl<T: Guest> Loader<T> {
     }
 
     /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
-    async fn probe(&self, settings: &Arc<PluginSettings>, pre: InstancePre<T>) -> Result<Manifest, String> {
+    async fn probe(
+        &self,
+        settings: &Arc<PluginSettings>,
+        pre: InstancePre<T>,
+    ) -> Result<(Manifest, Checked), String> {
         let sandbox = Sandbox::new(&self.engine, settings.clone(), Arc::default(), "load".into());
         let store = new_store(&self.engine, T::probe(sandbox));
         let config = settings.config_json.clone();
@@ -256,7 +280,7 @@ async fn describe_and_check<T: Guest>(
     mut store: Store<T>,
     pre: InstancePre<T>,
     config: &str,
-) -> Result<Manifest, String> {
+) -> Result<(Manifest, Checked), String> {
     let instance = pre
         .instantiate_async(&mut store)
         .await
@@ -270,12 +294,12 @@ async fn describe_and_check<T: Guest>(
         .await
         .map_err(|error| format!("`describe` trapped: {}", quote(&error)))?;
     let manifest = Manifest::read(raw)?;
-    plugin
+    let checked = plugin
         .call_check(&mut store, config)
         .await
         .map_err(|error| format!("`check` trapped: {}", quote(&error)))?
-        .map_err(|reason| format!("`check` refused the configuration: {}", shorten(&reason, QUOTED)))?;
-    Ok(manifest)
+        .map_err(|reason| format!("`check` refused the configuration: {}", shorten(&reason, QUOTED)));
+    Ok((manifest, checked))
 }
 
 /// Roles of the contract that this host does not serve yet, with their names.

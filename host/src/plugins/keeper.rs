@@ -32,6 +32,7 @@ use claims::Claims;
 use kept::Kept;
 use loading::Done;
 use look::Look;
+pub(crate) use look::read_component;
 
 /// A file that is being written must look the same for this long.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -74,6 +74,18 @@ pub(super) struct Read {
     pub(super) content: Result<(Vec<u8>, ContentHash), String>,
 }
 
+/// A component file of at most `bound` bytes, and its hash. Blocks.
+///
+/// # Errors
+/// Why it can't be read.
+pub(crate) fn read_component(path: &Path, bound: u64) -> Result<(Vec<u8>, ContentHash), String> {
+    match open(path) {
+        Ok((file, _)) => read_opened(file, bound),
+        Err(Look::Unclear(reason)) => Err(reason),
+        Err(_) => Err("there is no such file".to_owned()),
+    }
+}
+
 /// Reads a file of at most `bound` bytes.
 pub(super) async fn read(path: PathBuf, bound: u64) -> Read {
     let task = tokio::task::spawn_blocking(move || {
