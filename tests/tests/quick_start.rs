@@ -224,3 +224,14 @@ async fn the_gateway_tells_how_it_is() {
     let content_type = gateway.get("/metrics").await.header("content-type").map(str::to_owned);
     assert!(content_type.is_some_and(|value| value.starts_with("text/plain")));
 }
+
+#[test]
+fn the_readmes_adapter_is_the_example() {
+    let read = |path: &str| {
+        let path = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let (readme, example) = (read("README.md"), read("examples/hello/src/lib.rs"));
+    let shown = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
+    assert!(example.contains(shown.expect("a block of Rust").trim_end()), "{shown:?}");
+}

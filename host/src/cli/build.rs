@@ -20,7 +20,7 @@ pub(super) fn build(args: &BuildArgs) -> anyhow::Result<()> {
     ensure_target()?;
     for dir in crates {
         let installed = build_one(&dir, &args.out)?;
-        println!("{}", installed.display());
+        say!("{}", installed.display());
     }
     Ok(())
 }

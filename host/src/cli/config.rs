@@ -17,6 +17,6 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     crate::telemetry::check(&config.telemetry)?;
     crate::ingress::check(&config.auth, config.listen, &config.limits, &config.cors)?;
     let shown = toml::to_string(&config).context("the configuration can't be printed")?;
-    print!("{shown}");
+    say!("{}", shown.trim_end());
     Ok(())
 }

@@ -29,19 +29,19 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let Loaded { settings, generation, .. } = match load(args).and_then(|loaded| would_serve(args, loaded)) {
         Ok(loaded) => loaded,
         Err(error) if args.json => {
-            println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
+            say!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
             std::process::exit(1);
         }
         Err(error) => return Err(error),
     };
     let missing = missing_grants(&settings, &generation);
     if args.json {
-        println!("{}", serde_json::json!({ "ok": true, "name": settings.name, "not_granted": missing }));
+        say!("{}", serde_json::json!({ "ok": true, "name": settings.name, "not_granted": missing }));
         return Ok(());
     }
-    println!("{}: ok, would serve as `{}`", args.file.display(), settings.name);
+    say!("{}: ok, would serve as `{}`", args.file.display(), settings.name);
     for want in missing {
-        println!("  wants {want} (not granted)");
+        say!("  wants {want} (not granted)");
     }
     Ok(())
 }
@@ -65,27 +65,27 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
             "size_bytes": size,
             "check": checked.as_ref().err(),
         });
-        println!("{}", serde_json::to_string_pretty(&shown)?);
+        say!("{}", serde_json::to_string_pretty(&shown)?);
         return Ok(());
     }
-    println!("name      {}", manifest.name);
-    println!("version   {}", manifest.version);
-    println!("summary   {}", manifest.summary);
-    println!("contract  plugway:gateway {}", generation.contract);
+    say!("name      {}", manifest.name);
+    say!("version   {}", manifest.version);
+    say!("summary   {}", manifest.summary);
+    say!("contract  plugway:gateway {}", generation.contract);
     let roles: Vec<String> =
         generation.exported.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
-    println!("roles     {}", roles.join(", "));
+    say!("roles     {}", roles.join(", "));
     for route in &manifest.routes {
-        println!("route     {} {} (access: {:?})", route.method, route.path, route.access);
+        say!("route     {} {} (access: {:?})", route.method, route.path, route.access);
     }
     for origin in &manifest.origins {
-        println!("wants     origin {origin}");
+        say!("wants     origin {origin}");
     }
     for secret in &manifest.secrets {
-        println!("wants     secret {secret}");
+        say!("wants     secret {secret}");
     }
-    println!("size      {}", bytesize::ByteSize(size));
-    println!("check     {}", checked.err().unwrap_or_else(|| "ok".to_owned()));
+    say!("size      {}", bytesize::ByteSize(size));
+    say!("check     {}", checked.err().unwrap_or_else(|| "ok".to_owned()));
     Ok(())
 }
 

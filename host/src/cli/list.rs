@@ -17,15 +17,15 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let plugins = runtime.block_on(ask(args))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&plugins)?);
+        say!("{}", serde_json::to_string_pretty(&plugins)?);
         return Ok(());
     }
     if plugins.is_empty() {
-        println!("no plugins: drop a .wasm into the plugin directory");
+        say!("no plugins: drop a .wasm into the plugin directory");
     }
     for plugin in plugins {
         let state = serde_json::to_value(plugin.state)?;
-        println!(
+        say!(
             "{}  {}  generation {}  {}  [{}]",
             plugin.name,
             plugin.version.as_deref().unwrap_or("-"),
@@ -34,14 +34,14 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<()> {
             plugin.roles.join(", "),
         );
         for route in &plugin.routes {
-            println!("    {route}");
+            say!("    {route}");
         }
         for want in &plugin.wants {
             let granted = plugin.granted.contains(want);
-            println!("    wants {want}{}", if granted { "" } else { " (not granted)" });
+            say!("    wants {want}{}", if granted { "" } else { " (not granted)" });
         }
         if let Some(error) = &plugin.error {
-            println!("    refused: {error}");
+            say!("    refused: {error}");
         }
     }
     Ok(())
@@ -62,6 +62,9 @@ async fn ask(args: &ListArgs) -> anyhow::Result<Vec<PluginStatus>> {
     };
     let response =
         egress.send(&anywhere, request).await.with_context(|| format!("no gateway answers at {url}"))?;
+    if matches!(response.status, 401 | 403) {
+        bail!("{url} wants another key: give one of its auth.admin_keys with --key or PLUGWAY_ADMIN_KEY");
+    }
     if response.status != 200 {
         bail!("{url} answered {}: {}", response.status, String::from_utf8_lossy(&response.body));
     }

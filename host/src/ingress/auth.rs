@@ -100,7 +100,11 @@ impl Auth {
     /// Lets an operator in.
     pub(crate) fn admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !self.admin_keys.is_empty() {
-            return find(&self.admin_keys, headers).map(|_| ()).ok_or_else(ApiError::unauthorized);
+            return match (find(&self.admin_keys, headers), find(&self.keys, headers)) {
+                (Some(_), _) => Ok(()),
+                (None, Some(_)) => Err(ApiError::forbidden("administration needs one of auth.admin_keys")),
+                (None, None) => Err(ApiError::unauthorized()),
+            };
         }
         if !self.loopback || !self.keys.is_empty() {
             return Err(ApiError::forbidden(
