@@ -5,6 +5,7 @@
 //! publishes to it or follows it.
 
 mod follower;
+mod frame;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 pub use follower::{Follower, Step};
+pub use frame::Frame;
 pub use session::SessionFollower;
 pub use topic::{Entry, FRAME_OVERHEAD};
 

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::Frame;
 use crate::domain::{Event, Kind, Position};
 
 /// Bytes that an encoded event may have beside its data: names, ids, the time.
@@ -24,7 +24,7 @@ pub struct Entry {
 
 struct Encoded {
     event: Arc<Event>,
-    frame: OnceLock<Bytes>,
+    frame: OnceLock<Frame>,
 }
 
 impl Entry {
@@ -46,7 +46,7 @@ impl Entry {
 
     /// The event as bytes: its data, and up to [`FRAME_OVERHEAD`] around it. Only the first caller's encoder runs, so
     /// that every caller must use the same one.
-    pub fn frame(&self, encode: impl FnOnce(&Event) -> Bytes) -> &Bytes {
+    pub fn frame(&self, encode: impl FnOnce(&Event) -> Frame) -> &Frame {
         self.inner.frame.get_or_init(|| encode(&self.inner.event))
     }
 }

@@ -9,6 +9,7 @@ mod dispatch;
 mod error;
 mod native;
 mod server;
+mod sse;
 mod stream;
 
 use std::net::SocketAddr;

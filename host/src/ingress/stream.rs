@@ -7,26 +7,24 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use bytes::{BufMut as _, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::App;
 use super::error::{ApiError, in_path};
+use super::sse::{self, Source};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
-use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Step};
+use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Frame, Step};
 
 /// Events taken from the topic for one write.
 const BATCH: usize = 256;
 /// A reader that has this many events to catch up with lags.
 const LAGS: usize = 64;
-/// Largest write.
-const WRITE: usize = 64 << 10;
 
 /// `[stream]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,96 +78,60 @@ pub(super) async fn stream(
         return Ok(response);
     }
     let follower = app.hub.follow(id, after);
-    let mut response = Response::new(Body::from_stream(frames(app, follower)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    Ok(sse::response(&app, TaskStream { follower, batch: Vec::new(), failures: 0 }))
 }
 
-/// The stream's bytes, piece by piece as they go out.
-fn frames(
-    app: Arc<App>,
-    mut follower: Follower,
-) -> impl futures::Stream<Item = Result<Bytes, crate::store::StoreError>> + Send {
-    async_stream::stream! {
-        let _open = OpenStream::begin();
-        yield Ok(Bytes::from(format!(": plugway\nretry: {}\n\n", app.stream.retry.as_millis())));
-        let mut batch: Vec<Entry> = Vec::new();
-        let mut heartbeat = tokio::time::interval(app.stream.heartbeat);
-        heartbeat.reset();
+/// A task's events as frames.
+struct TaskStream {
+    follower: Follower,
+    batch: Vec<Entry>,
+    failures: u32,
+}
+
+impl Source for TaskStream {
+    async fn next(&mut self, frames: &mut Vec<Frame>) -> bool {
         loop {
-            let step = tokio::select! {
-                biased;
-                // First, since events that are not shown may come without end.
-                _ = heartbeat.tick() => {
-                    let now = rfc3339(app.clock.now_ms());
-                    yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
-                    continue;
-                }
-                step = follower.next(&mut batch, BATCH) => step,
-                () = app.wrap_up.cancelled() => return,
-            };
-            match step {
+            match self.follower.next(&mut self.batch, BATCH).await {
                 Ok(Step::Events { replayed, behind }) => {
-                    let lags = !replayed && batch.len() + behind > LAGS;
-                    let pieces = encode(&batch, lags);
-                    let shown = !pieces.is_empty();
-                    for piece in pieces {
-                        yield Ok(piece);
+                    self.failures = 0;
+                    let lags = !replayed && self.batch.len() + behind > LAGS;
+                    if lags {
+                        merged(&self.batch, frames);
+                    } else {
+                        frames.extend(self.batch.iter().map(|entry| entry.frame(frame).clone()));
                     }
-                    batch.clear();
-                    if shown {
-                        heartbeat.reset();
+                    self.batch.clear();
+                    frames.retain(|frame| !frame.is_empty());
+                    if !frames.is_empty() {
+                        return true;
                     }
                 }
                 Ok(Step::Gap { attempt, first, last }) => {
-                    yield Ok(Bytes::from(format!(
+                    frames.push(Frame::text(&format!(
                         "event: gap\ndata: {{\"attempt\":{attempt},\"first\":{first},\"last\":{last}}}\n\n"
                     )));
-                    heartbeat.reset();
+                    return true;
                 }
-                Ok(Step::Ended) => return,
+                Ok(Step::Ended) => return false,
                 Err(error) => {
-                    // Cut off, so that the client comes back with its last id.
-                    yield Err(error);
-                    return;
+                    // The connection stays, with its heartbeats: the store will be back, or the client goes.
+                    if self.failures == 0 {
+                        tracing::warn!(task = %self.follower.task(), %error, "the log can't be read, the stream waits");
+                    }
+                    self.failures = self.failures.saturating_add(1);
+                    tokio::time::sleep(sse::back_off(self.failures)).await;
                 }
             }
         }
     }
 }
 
-/// Joins a batch's frames into writes of bounded size; for a reader that lags, merged first.
-fn encode(batch: &[Entry], lags: bool) -> Vec<Bytes> {
-    if let [entry] = batch {
-        let frame = entry.frame(frame).clone();
-        return if frame.is_empty() { Vec::new() } else { vec![frame] };
-    }
-    let frames: Vec<Bytes> =
-        if lags { merged(batch) } else { batch.iter().map(|entry| entry.frame(frame).clone()).collect() };
-    let mut writes = Vec::new();
-    let mut write = BytesMut::new();
-    for frame in frames {
-        if !write.is_empty() && write.len() + frame.len() > WRITE {
-            writes.push(write.split().freeze());
-        }
-        write.put(frame);
-    }
-    if !write.is_empty() {
-        writes.push(write.freeze());
-    }
-    writes
-}
-
 /// What a lagging reader gets: adjacent pieces of the answer as one, with the last one's id; no thoughts.
-fn merged(batch: &[Entry]) -> Vec<Bytes> {
+fn merged(batch: &[Entry], frames: &mut Vec<Frame>) {
     #[derive(Deserialize)]
     struct Chunk {
         text: String,
     }
-    let mut frames = Vec::new();
     let mut text = String::new();
     let mut entries = batch
         .iter()
@@ -189,11 +151,10 @@ fn merged(batch: &[Entry]) -> Vec<Bytes> {
             _ => frames.push(entry.frame(frame).clone()),
         }
     }
-    frames
 }
 
 /// One event in the task stream's dialect; empty for kinds that it does not show.
-fn frame(event: &Event) -> Bytes {
+fn frame(event: &Event) -> Frame {
     #[derive(Serialize)]
     struct Progress<'a> {
         task_id: TaskId,
@@ -221,7 +182,7 @@ fn frame(event: &Event) -> Bytes {
         | Kind::ResponseChunk
         | Kind::Completed
         | Kind::Failed => (event.kind.as_str(), &*event.data),
-        Kind::Progress | Kind::Other(_) => return Bytes::new(),
+        Kind::Progress | Kind::Other(_) => return Frame::empty(),
     };
     // In JSON a line break is only ever white space between tokens; on this wire it would end the field.
     let data: Cow<'_, str> =
@@ -230,30 +191,12 @@ fn frame(event: &Event) -> Bytes {
     let data_len = data.map_or(0, |data| data.get().len());
     let timestamp = rfc3339(event.at_ms);
     let progress = Progress { task_id: event.task, progress_type, data, timestamp };
-    // In one piece: grown step by step, what the ring keeps would take up to twice its length.
-    let mut frame = Vec::with_capacity(data_len + FRAME_OVERHEAD);
-    let begun = write!(frame, "id: {}\nevent: progress\ndata: ", event.cursor());
-    if begun.is_err() || serde_json::to_writer(&mut frame, &progress).is_err() {
-        return Bytes::new();
-    }
-    frame.extend_from_slice(b"\n\n");
-    frame.into()
-}
-
-/// Counts open streams.
-struct OpenStream;
-
-impl OpenStream {
-    fn begin() -> Self {
-        metrics::gauge!("plugway_streams_open").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        metrics::gauge!("plugway_streams_open").decrement(1.0);
-    }
+    Frame::write(data_len + FRAME_OVERHEAD, |bytes| {
+        // Writing into memory does not fail, and a number, a name and a JSON text always serialize.
+        let _ = write!(bytes, "id: {}\nevent: progress\ndata: ", event.cursor());
+        let _ = serde_json::to_writer(&mut *bytes, &progress);
+        bytes.extend_from_slice(b"\n\n");
+    })
 }
 
 #[cfg(test)]
@@ -286,7 +229,7 @@ mod tests {
                     data: data.into(),
                 };
                 let frame = frame(&event);
-                assert!(frame.len() <= data.len() + FRAME_OVERHEAD, "{}: {}", event.kind, frame.len());
+                assert!(frame.chunk().len() <= data.len() + FRAME_OVERHEAD, "{}: {frame:?}", event.kind);
             }
         }
     }
@@ -301,7 +244,7 @@ mod tests {
             at_ms: 0,
             data: "{\r\n  \"thought\": \"one\\ntwo\",\n  \"step\": 12345678901234567890123\n}\r".into(),
         };
-        let frame = frame(&event);
+        let frame = frame(&event).payload();
         let text = std::str::from_utf8(&frame).unwrap();
         let lines: Vec<&str> = text.split(['\n', '\r']).collect();
         assert_eq!(lines.len(), 5, "{text:?}");

@@ -8,6 +8,7 @@
 pub(crate) mod conformance;
 mod kv;
 mod log;
+mod notices;
 mod outbox;
 mod queue;
 
@@ -17,10 +18,13 @@ use std::time::Duration;
 
 pub use kv::{Kv, KvEntry, KvError, KvQuota};
 pub use log::EventLog;
+pub use notices::{Notice, Notices};
 pub use outbox::{
     DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox, Settlement,
 };
 pub use queue::{CancelOutcome, Claim, Lease, Submitted, TaskQueue, Turn};
+
+use crate::domain::TaskId;
 
 /// What a claim found.
 #[derive(Clone, Debug)]
@@ -106,6 +110,17 @@ pub trait Store: TaskQueue + EventLog + Outbox + Kv + std::fmt::Debug {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn backlog(&self) -> Result<Backlog, StoreError>;
+
+    /// What others do to the store; none: nobody else can. To be called once.
+    fn notices(&self) -> Option<Box<dyn Notices>> {
+        None
+    }
+
+    /// Asks for notices of a task's events, from some time on and until [`Store::unwatch`]. Never waits.
+    fn watch(&self, _task: TaskId) {}
+
+    /// Asks for no more of them. To be called once for every [`Store::watch`].
+    fn unwatch(&self, _task: TaskId) {}
 
     /// Writes out what was appended and not yet committed, and stops. Called last.
     async fn close(&self);

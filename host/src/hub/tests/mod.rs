@@ -316,8 +316,9 @@ async fn the_ring_is_bounded_in_bytes_as_well() {
     let before = Position { seq: 100 - held as u64, ..stage.last };
     assert_eq!(topic.take(before, &mut entries, 99), super::topic::Found::Events { behind: 0 });
     // What a ring holds is counted with the frames that its readers make it hold.
-    let encode = |event: &Event| bytes::Bytes::from(event.data.to_string());
-    let bytes = entries.iter().map(|entry| entry.event().weight() + entry.frame(encode).len()).sum::<usize>();
+    let encode = |event: &Event| Frame::text(&event.data);
+    let bytes =
+        entries.iter().map(|entry| entry.event().weight() + entry.frame(encode).chunk().len()).sum::<usize>();
     assert!((80_000..=100_000).contains(&bytes), "{held} entries of {bytes} bytes");
 }
 
@@ -348,12 +349,12 @@ async fn an_event_is_encoded_once_for_all_followers() {
         let (entries, _) = drained(&mut stage.follow(Position::START), 10).await;
         let encode = |event: &Event| {
             encoded += 1;
-            bytes::Bytes::from(event.cursor().to_string())
+            Frame::text(&event.cursor().to_string())
         };
         frames.push(entries[0].frame(encode).clone());
     }
     assert_eq!(encoded, 1);
-    assert!(frames.iter().all(|frame| frame.as_ptr() == frames[0].as_ptr()));
+    assert!(frames.iter().all(|frame| frame.chunk().as_ptr() == frames[0].chunk().as_ptr()));
 }
 
 #[tokio::test(start_paused = true)]
