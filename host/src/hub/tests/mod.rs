@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Config, Entry, Follower, Hub, Publisher, SessionFollower, Step};
+use super::{Config, Entry, Follower, Frame, Hub, Publisher, SessionFollower, Step};
 use crate::domain::{Clock, Cursor, Event, Kind, NewTask, Position, SessionId, TaskId};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Claim, EventLog, Retention, Store, TaskQueue};
