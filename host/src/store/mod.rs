@@ -12,6 +12,7 @@ mod notices;
 mod outbox;
 mod queue;
 
+pub mod redis;
 pub mod sqlite;
 
 use std::time::Duration;
