@@ -79,12 +79,12 @@ impl Server {
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
-    /// Memory of it and its children that is resident, in bytes. What they share is counted once for each.
-    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+    /// Memory of it and its children, in bytes; of what is shared with others a share.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
         let mut total = 0;
         for id in self.family() {
-            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+            let maps = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
+            let line = maps.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
             total += line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024;
         }
         Ok(total)

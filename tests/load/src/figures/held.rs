@@ -21,7 +21,7 @@ const EVENTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Time for a server to be where it waits.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Bytes of the units that the kernel counts the memory of sockets in.
+/// Bytes of the units that the kernel counts what sockets hold in.
 const PAGE: f64 = 4096.0;
 
 /// What the rounds of one server came to.
@@ -54,7 +54,7 @@ pub(super) fn measure(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
         let memory = format!("{}, after events {}", kib(&rounds.idle), kib(&rounds.after));
         let goal = if ours { "≤ 6 KB, better 4 KB" } else { "" };
         rows.push(Row::new(format!("  {}: memory of each", kind.title()), memory, goal));
-        rows.push(Row::new("    buffers of the kernel, both ends", kib(&rounds.kernel), ""));
+        rows.push(Row::new("    the kernel's, for both ends", kib(&rounds.kernel), ""));
         let latency = format!(
             "{} and {}",
             written(median(&rounds.middle), 1, "ms"),
@@ -76,12 +76,13 @@ impl Rounds {
         drop(few);
         thread::sleep(SETTLE);
 
-        let (resident, kernel) = (peer.resident()?, socket_memory()?);
-        let each = |now: u64| (now as f64 - resident as f64) / workshop.held as f64;
+        let (memory, kernel) = (peer.memory()?, kernel_memory()?);
+        let each = |now: f64, before: f64| (now - before) / workshop.held as f64;
+        let of_peer = |now: u64| each(now as f64, memory as f64);
         let mut clients = peer.follow(workshop.held, workshop.clock)?;
         clients.read_until(Instant::now() + SETTLE)?;
-        self.idle.push(each(peer.resident()?));
-        self.kernel.push((socket_memory()? - kernel) * PAGE / workshop.held as f64);
+        self.idle.push(of_peer(peer.memory()?));
+        self.kernel.push(each(kernel_memory()?, kernel));
 
         let mut latencies: Option<crate::clients::Received> = None;
         for _ in 0..EVENTS {
@@ -93,7 +94,7 @@ impl Rounds {
             clients.read_until(Instant::now() + PAUSE)?;
         }
         clients.audit(EVENTS as u64)?;
-        self.after.push(each(peer.resident()?));
+        self.after.push(of_peer(peer.memory()?));
         if let Some(latencies) = latencies {
             self.middle.push(millis(latencies.latency(50.0)));
             self.most.push(millis(latencies.latency(99.0)));
@@ -102,10 +103,14 @@ impl Rounds {
     }
 }
 
-/// Pages that hold what sockets have been sent and not read, of the whole system.
-fn socket_memory() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/net/sockstat")?;
-    let line = text.lines().find(|line| line.starts_with("TCP:")).context("no TCP in sockstat")?;
+/// The kernel's memory of the whole system, in bytes: what it keeps of sockets and files, and what sockets hold that was
+/// sent and not read.
+fn kernel_memory() -> anyhow::Result<f64> {
+    let sockets = fs::read_to_string("/proc/net/sockstat")?;
+    let line = sockets.lines().find(|line| line.starts_with("TCP:")).context("no TCP in sockstat")?;
     let (_, pages) = line.rsplit_once("mem ").context("no mem in sockstat")?;
-    Ok(pages.trim().parse()?)
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let slab = memory.lines().find_map(|line| line.strip_prefix("Slab:")).context("no Slab in meminfo")?;
+    let slab: f64 = slab.trim().trim_end_matches(" kB").parse()?;
+    Ok(pages.trim().parse::<f64>()? * PAGE + slab * 1024.0)
 }

@@ -12,7 +12,7 @@ use std::process::ChildStdin;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 
 use crate::clients::{Clients, Received};
@@ -164,7 +164,7 @@ impl Peer {
             }
             if began.elapsed() > PATIENCE {
                 let logs: Vec<_> = servers.iter().map(Server::log).collect();
-                anyhow::bail!("nobody subscribes to channel:signals: {}", logs.join("\n"));
+                bail!("nobody subscribes to channel:signals; the log is: {}", logs.join("\n"));
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -174,10 +174,18 @@ impl Peer {
     /// Opens so many streams.
     pub(crate) fn follow(&mut self, clients: usize, clock: Clock) -> anyhow::Result<Clients> {
         let addresses: Vec<SocketAddr> = self.servers.iter().map(Server::address).collect();
-        let mut clients = Clients::open(&addresses, self.path, clients, self.publisher.padding, clock)?;
-        clients.read_until(Instant::now() + SETTLE)?;
-        clients.take()?;
-        Ok(clients)
+        let follow = || {
+            let mut clients = Clients::open(&addresses, self.path, clients, self.publisher.padding, clock)?;
+            clients.read_until(Instant::now() + SETTLE)?;
+            clients.take()?;
+            anyhow::Ok(clients)
+        };
+        follow().with_context(|| format!("streams can't be opened; the log is: {}", self.log()))
+    }
+
+    /// What the servers wrote.
+    fn log(&self) -> String {
+        self.servers.iter().map(Server::log).collect::<Vec<_>>().join("\n")
     }
 
     /// Pads events so that they have [`event::WIRE`] bytes on the wire: how many they have then.
@@ -253,8 +261,8 @@ impl Peer {
         self.redis.as_ref().map(Server::cpu).transpose()
     }
 
-    /// Memory of the servers that is resident, in bytes.
-    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        self.servers.iter().map(Server::resident).sum()
+    /// Memory of the servers, in bytes.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        self.servers.iter().map(Server::memory).sum()
     }
 }

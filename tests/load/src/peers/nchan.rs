@@ -30,8 +30,8 @@ pub(super) fn start(workshop: &Workshop, clients: usize) -> anyhow::Result<Peer>
     let address = free_address()?;
     let home = workshop.home("nchan")?;
     let module = module().unwrap_or_default();
-    // Room for publishers and the connections that only look whether this listens.
-    let connections = clients + 100;
+    // Streams are cut off when fewer than a sixteenth are free.
+    let connections = clients * 5 / 4 + 100;
     let config = format!(
         r"load_module {module};
 daemon off;

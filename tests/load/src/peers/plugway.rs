@@ -35,7 +35,7 @@ pub(super) fn start_nodes(workshop: &Workshop, nodes: usize, clients: usize) -> 
 fn node(workshop: &Workshop, redis: &Server, clients: usize, shared: bool) -> anyhow::Result<Server> {
     let (address, home) = (free_address()?, workshop.home("plugway")?);
     let url = format!("redis://{}", redis.address());
-    let mut config = format!("[limits]\nconnections = {}\n[feed]\nurl = \"{url}\"\n", clients + 100);
+    let mut config = format!("[limits]\nconnections = {}\n[feed]\nredis_url = \"{url}\"\n", clients + 100);
     if shared {
         let _ = write!(config, "[store]\nkind = \"redis\"\nurl = \"{url}\"\n");
     }
