@@ -12,13 +12,14 @@ mod log;
 mod notices;
 mod open;
 mod outbox;
+mod pace;
 mod queue;
 mod reply;
 mod scripts;
-mod subscriber;
-mod sweep;
 #[cfg(test)]
 mod server;
+mod subscriber;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Backlog, Lease, Notices, Retention, Store, StoreError, Swept};
+use super::{Backlog, Lease, Notices, Pace, Retention, Store, StoreError, Swept};
 use crate::domain::{Clock, Steady, TaskId};
 use appender::Appender;
 use failure::Failure;
@@ -236,7 +237,8 @@ impl Store for RedisStore {
         Ok(line.understood(|| {
             let mut answers = Words::of(Value::Array(answers.collect()))?;
             let mut meta = answers.words()?;
-            let mut counted = || Ok::<_, Misread>(meta.maybe_number::<i64>()?.unwrap_or(0).max(0).unsigned_abs());
+            let mut counted =
+                || Ok::<_, Misread>(meta.maybe_number::<i64>()?.unwrap_or(0).max(0).unsigned_abs());
             Ok(Backlog {
                 queued: counted()?,
                 deliveries: counted()?,
@@ -248,6 +250,10 @@ impl Store for RedisStore {
 
     fn notices(&self) -> Option<Box<dyn Notices>> {
         Some(Box::new(self.subscriber.notices()))
+    }
+
+    fn pace(&self) -> Option<&dyn Pace> {
+        Some(self)
     }
 
     fn watch(&self, task: TaskId) {

@@ -49,7 +49,8 @@ impl RedisStore {
         check_format(&line).await?;
         line.ready.wake(3);
         tokio::spawn(line.link.clone().keep(stop.clone()));
-        let appender = Appender::start(Arc::clone(&line), options.log_events, options.pending_bytes, stop.clone());
+        let appender =
+            Appender::start(Arc::clone(&line), options.log_events, options.pending_bytes, stop.clone());
         let subscriber = Subscriber::start(Arc::clone(&line), options.notice_bytes, stop);
         Ok(Self {
             line,
@@ -87,14 +88,16 @@ fn examine(at: &Arc<str>, answers: Vec<Value>) -> Result<(), StoreError> {
     let mut answers = answers.into_iter();
     if let Some(Value::BulkString(info)) = answers.next() {
         let info = String::from_utf8_lossy(&info);
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
+        let version =
+            info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_some_and(|major| major < OLDEST) {
             let why = format!("redis at {at} is version {version}; {OLDEST}.0 or newer is needed");
             return Err(StoreError::Unavailable(why.into()));
         }
     }
-    let Some(config) = answers.next().and_then(|config| super::reply::Fields::of(config).ok().flatten()) else {
+    let Some(config) = answers.next().and_then(|config| super::reply::Fields::of(config).ok().flatten())
+    else {
         return Ok(());
     };
     let mut config = config;
@@ -119,8 +122,7 @@ async fn check_format(line: &Line) -> Result<(), StoreError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("HGET").arg(&meta).arg("format");
     let found = line.read(&pipeline).await?;
-    let found: Option<u32> =
-        line.understood(|| Words::of(Value::Array(found.collect()))?.maybe_number())?;
+    let found: Option<u32> = line.understood(|| Words::of(Value::Array(found.collect()))?.maybe_number())?;
     match found {
         Some(found) if found > FORMAT => Err(StoreError::Corrupt(format!(
             "written by a newer plugway (keys of version {found}, this one knows {FORMAT}); give this one another store.prefix"

@@ -60,3 +60,39 @@ impl Fixture for Shared {
         self.reopened().await;
     }
 }
+
+/// Two nodes on one Redis.
+async fn two() -> (Server, RedisStore, RedisStore) {
+    let server = Server::start(&[]);
+    let options = Options { url: server.url(), ..Options::default() };
+    let (a, b) = tokio::try_join!(RedisStore::open(options.clone()), RedisStore::open(options)).unwrap();
+    (server, a, b)
+}
+
+#[tokio::test]
+async fn rates_and_pauses_hold_over_all_nodes() {
+    use std::time::Duration;
+
+    use super::super::{Pace as _, Rate};
+
+    let (_server, a, b) = two().await;
+    let rate = |key: &str, count| Rate { key: key.into(), count, per: Duration::from_secs(60) };
+    let both = [rate("chat", 2), rate("all", 100)];
+    assert_eq!(a.reserve("bot", &both, Duration::ZERO).await.unwrap(), Some(Duration::ZERO));
+    assert_eq!(b.reserve("bot", &both, Duration::ZERO).await.unwrap(), Some(Duration::ZERO));
+    assert_eq!(a.reserve("bot", &both, Duration::from_secs(50)).await.unwrap(), None, "the window is full");
+    assert_eq!(
+        b.reserve("other", &both, Duration::ZERO).await.unwrap(),
+        Some(Duration::ZERO),
+        "of another owner"
+    );
+    let wait = b.reserve("bot", &both, Duration::from_secs(61)).await.unwrap().unwrap();
+    assert!(wait > Duration::from_secs(55), "{wait:?}");
+    let free = [rate("free", 5)];
+    b.pause("bot", "free", Duration::from_secs(40)).await.unwrap();
+    b.pause("bot", "free", Duration::from_secs(1)).await.unwrap();
+    assert!(a.is_paused("bot", &free).await.unwrap() && !a.is_paused("bot", &both).await.unwrap());
+    assert_eq!(a.reserve("bot", &free, Duration::from_secs(20)).await.unwrap(), None);
+    let wait = a.reserve("bot", &free, Duration::from_secs(41)).await.unwrap().unwrap();
+    assert!(wait > Duration::from_secs(35), "{wait:?}");
+}

@@ -26,6 +26,8 @@ local function body_key(id) return P .. ':b:' .. id end
 local function lane_key(lane) return P .. ':lane:' .. lane end
 local function sent_key(owner, key) return P .. ':w:' .. #owner .. ':' .. owner .. ':' .. key end
 local function entry_key(owner, key) return P .. ':v:' .. #owner .. ':' .. owner .. ':' .. key end
+local function pace_key(owner, key) return P .. ':pace:' .. #owner .. ':' .. owner .. ':' .. key end
+local function pause_key(owner, key) return P .. ':pause:' .. #owner .. ':' .. owner .. ':' .. key end
 
 -- A whole number as text.
 local function text(number) return string.format('%.0f', number) end
