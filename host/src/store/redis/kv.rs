@@ -96,7 +96,15 @@ impl Kv for RedisStore {
         while keys.len() < limit {
             let wanted = PAGE.min(limit - keys.len());
             let mut pipeline = redis::pipe();
-            pipeline.cmd("ZRANGE").arg(&all).arg(&from).arg(&end).arg("BYLEX").arg("LIMIT").arg(0).arg(wanted);
+            pipeline
+                .cmd("ZRANGE")
+                .arg(&all)
+                .arg(&from)
+                .arg(&end)
+                .arg("BYLEX")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(wanted);
             let answers = line.read(&pipeline).await?;
             let page = line.understood(|| Words::of(Value::Array(answers.collect()))?.words()?.texts())?;
             let Some(last) = page.last() else { break };

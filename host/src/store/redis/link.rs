@@ -47,7 +47,11 @@ enum Request<'a> {
 }
 
 impl Request<'_> {
-    async fn send(self, mut line: MultiplexedConnection, scripts: &Scripts) -> Result<Vec<Value>, RedisError> {
+    async fn send(
+        self,
+        mut line: MultiplexedConnection,
+        scripts: &Scripts,
+    ) -> Result<Vec<Value>, RedisError> {
         match self {
             Self::One(cmd) => {
                 let answer = line.send_packed_command(cmd).await.and_then(Value::extract_error);
@@ -203,7 +207,8 @@ impl Link {
         if self.is_closed() {
             return Err(Failure::Closed);
         }
-        let answered = self.attempt(again, Request::One(cmd)).await.map(|mut answers| answers.pop().unwrap_or_default());
+        let answered =
+            self.attempt(again, Request::One(cmd)).await.map(|mut answers| answers.pop().unwrap_or_default());
         match &answered {
             Ok(_) if adds && self.shared.refused.swap(false, Ordering::Relaxed) => {
                 info!(redis = %self.shared.at, "redis takes writes again");

@@ -15,10 +15,10 @@ mod outbox;
 mod queue;
 mod reply;
 mod scripts;
-mod subscriber;
-mod sweep;
 #[cfg(test)]
 mod server;
+mod subscriber;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +37,7 @@ use crate::domain::{Clock, Steady, TaskId};
 use appender::Appender;
 use failure::Failure;
 use link::{Again, Link};
+pub use open::check_url;
 use reply::{Misread, Read, Words};
 use scripts::Script;
 use subscriber::Subscriber;
@@ -236,7 +237,8 @@ impl Store for RedisStore {
         Ok(line.understood(|| {
             let mut answers = Words::of(Value::Array(answers.collect()))?;
             let mut meta = answers.words()?;
-            let mut counted = || Ok::<_, Misread>(meta.maybe_number::<i64>()?.unwrap_or(0).max(0).unsigned_abs());
+            let mut counted =
+                || Ok::<_, Misread>(meta.maybe_number::<i64>()?.unwrap_or(0).max(0).unsigned_abs());
             Ok(Backlog {
                 queued: counted()?,
                 deliveries: counted()?,

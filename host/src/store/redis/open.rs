@@ -29,7 +29,7 @@ impl RedisStore {
         let client = client(&options.url)?;
         let link = Link::open(client, options.timeout, options.connect_timeout).await?;
         let at = Arc::clone(link.at());
-        let answers = link.read(&examination(&options)).await;
+        let answers = link.read(&examination()).await;
         let answers = match answers {
             Ok(answers) => answers,
             // Who may not ask is not told.
@@ -49,7 +49,8 @@ impl RedisStore {
         check_format(&line).await?;
         line.ready.wake(3);
         tokio::spawn(line.link.clone().keep(stop.clone()));
-        let appender = Appender::start(Arc::clone(&line), options.log_events, options.pending_bytes, stop.clone());
+        let appender =
+            Appender::start(Arc::clone(&line), options.log_events, options.pending_bytes, stop.clone());
         let subscriber = Subscriber::start(Arc::clone(&line), options.notice_bytes, stop);
         Ok(Self {
             line,
@@ -62,11 +63,15 @@ impl RedisStore {
     }
 }
 
-/// Checks the URL without connecting.
+/// Checks a URL without connecting.
 ///
 /// # Errors
 /// A sentence without the URL, which may hold a password.
-pub(super) fn client(url: &str) -> Result<Client, StoreError> {
+pub fn check_url(url: &str) -> Result<(), StoreError> {
+    client(url).map(drop)
+}
+
+fn client(url: &str) -> Result<Client, StoreError> {
     let wrong = |why: &str| {
         let wanted = "redis://[user:password@]host[:port][/database], rediss://… or unix:///path";
         StoreError::Unavailable(format!("store.url is not usable: {why}; it has to be {wanted}").into())
@@ -76,7 +81,7 @@ pub(super) fn client(url: &str) -> Result<Client, StoreError> {
     Client::open(info.set_redis_settings(settings)).map_err(|error| wrong(&error.to_string()))
 }
 
-fn examination(_options: &Options) -> redis::Pipeline {
+fn examination() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.cmd("INFO").arg("server");
     pipeline.cmd("CONFIG").arg("GET").arg("save").arg("appendonly").arg("maxmemory").arg("maxmemory-policy");
@@ -87,14 +92,16 @@ fn examine(at: &Arc<str>, answers: Vec<Value>) -> Result<(), StoreError> {
     let mut answers = answers.into_iter();
     if let Some(Value::BulkString(info)) = answers.next() {
         let info = String::from_utf8_lossy(&info);
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
+        let version =
+            info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_some_and(|major| major < OLDEST) {
             let why = format!("redis at {at} is version {version}; {OLDEST}.0 or newer is needed");
             return Err(StoreError::Unavailable(why.into()));
         }
     }
-    let Some(config) = answers.next().and_then(|config| super::reply::Fields::of(config).ok().flatten()) else {
+    let Some(config) = answers.next().and_then(|config| super::reply::Fields::of(config).ok().flatten())
+    else {
         return Ok(());
     };
     let mut config = config;
@@ -119,8 +126,7 @@ async fn check_format(line: &Line) -> Result<(), StoreError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("HGET").arg(&meta).arg("format");
     let found = line.read(&pipeline).await?;
-    let found: Option<u32> =
-        line.understood(|| Words::of(Value::Array(found.collect()))?.maybe_number())?;
+    let found: Option<u32> = line.understood(|| Words::of(Value::Array(found.collect()))?.maybe_number())?;
     match found {
         Some(found) if found > FORMAT => Err(StoreError::Corrupt(format!(
             "written by a newer plugway (keys of version {found}, this one knows {FORMAT}); give this one another store.prefix"

@@ -12,7 +12,9 @@ use super::failure::Failure;
 use super::link::Again;
 use super::reply::{Fields, Read, Words, misread, number, text};
 use super::{Line, RedisStore, hex, log, millis, task_id};
-use crate::domain::{Event, Kind, Moment, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus};
+use crate::domain::{
+    Event, Kind, Moment, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus,
+};
 
 /// Ids of a session that are read at once where they have to be looked through.
 const PAGE: usize = 500;
@@ -51,6 +53,8 @@ impl TaskQueue for RedisStore {
     }
 
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Claimed<Claim>, StoreError> {
+        // It may take over a run that has said something here a moment ago.
+        self.appender.flush(None).await?;
         let arguments = |cmd: &mut redis::Cmd| {
             cmd.arg(limit).arg(millis(lease));
         };
@@ -204,7 +208,9 @@ impl TaskQueue for RedisStore {
             let page = ids(line, &pipeline).await?;
             from += page.len();
             let is_last = page.len() < PAGE;
-            found.extend(page.into_iter().filter(|id| after.is_none_or(|after| id.to_bytes() > after.to_bytes())));
+            found.extend(
+                page.into_iter().filter(|id| after.is_none_or(|after| id.to_bytes() > after.to_bytes())),
+            );
             if is_last {
                 break;
             }
@@ -258,7 +264,9 @@ impl TaskQueue for RedisStore {
             for (task, documents) in turns.into_iter().zip(documents).rev() {
                 let mut documents = Words::of(documents)?;
                 // What was forgotten in between is the oldest.
-                let (Some(input), Some(end)) = (documents.maybe_text()?, documents.maybe_text()?) else { continue };
+                let (Some(input), Some(end)) = (documents.maybe_text()?, documents.maybe_text()?) else {
+                    continue;
+                };
                 let end = log::decode(task, &log::session(&session)?, Position::START, &end)?;
                 read.push(Turn { task, input: input.into(), completed: end.data });
             }
@@ -284,7 +292,11 @@ impl RedisStore {
         let send = async |unsure: bool| {
             let arguments = |cmd: &mut redis::Cmd| {
                 let Position { attempt, seq } = terminal.position;
-                cmd.arg(hex(lease.task)).arg(lease.token).arg(u8::from(unsure)).arg(state).arg(terminal.at_ms);
+                cmd.arg(hex(lease.task))
+                    .arg(lease.token)
+                    .arg(u8::from(unsure))
+                    .arg(state)
+                    .arg(terminal.at_ms);
                 cmd.arg(attempt).arg(seq).arg(log::encode(terminal)).arg(terminal.data.len());
             };
             self.line.run(|scripts| &scripts.finish, arguments, Again::No).await

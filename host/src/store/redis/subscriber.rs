@@ -224,7 +224,8 @@ impl Listener {
     /// Subscribes to what is watched, and no more to what is not.
     async fn adjust(&self, subscribed: &mut Subscribed) -> Result<(), Failure> {
         let (watched, others): (Vec<_>, Vec<_>) = self.wanted.take().into_iter().partition(|(_, is)| *is);
-        let others: Vec<_> = others.into_iter().map(|(task, _)| task).filter(|task| subscribed.tasks.remove(task)).collect();
+        let others: Vec<_> =
+            others.into_iter().map(|(task, _)| task).filter(|task| subscribed.tasks.remove(task)).collect();
         for tasks in others.chunks(CHANNELS) {
             self.bounded(subscribed.sink.unsubscribe(self.channels(tasks))).await?;
             for task in tasks {
