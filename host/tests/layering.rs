@@ -46,6 +46,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["ingress"]),
     ("tower_http", &["ingress"]),
     ("rusqlite", &["store"]),
+    ("redis", &["store", "agents", "feed"]),
     ("reqwest", &["agents"]),
     ("hyper_rustls", &["egress"]),
     ("clap", &["cli"]),

@@ -14,6 +14,7 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
     Callbacks::new(config.callbacks.clone())?;
     Agents::new(&config.agents, &config.default_agent, &Tls::default())?;
+    crate::app::check_store(&config)?;
     crate::telemetry::check(&config.telemetry)?;
     crate::ingress::check(&config.auth, config.listen, &config.limits, &config.cors)?;
     let shown = toml::to_string(&config).context("the configuration can't be printed")?;
