@@ -13,12 +13,13 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, Pipelines};
 use crate::config::{Config, StoreKind};
 use crate::delivery::{self, Callbacks, PluginDelivery, Webhooks};
 use crate::domain::Clock;
 use crate::egress::{Egress, Tls};
 use crate::exchanges::{self, Exchange, Exchanges};
+use crate::feed::{self, Feed};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
 use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
@@ -70,7 +71,9 @@ impl Gateway {
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
         let callbacks = Callbacks::new(config.callbacks.clone())?;
         let tls = Tls::default();
-        let agents = Agents::new(&config.agents, &config.default_agent, &tls)?;
+        let pipelines = pipelines(&config)?;
+        let agents = Agents::new(&config.agents, &config.default_agent, &tls, &pipelines)?;
+        check_feed(&config)?;
         let store = open_store(&config, &clock)?;
         let hub_config = hub::Config {
             ring_events: config.stream.ring_events,
@@ -79,6 +82,10 @@ impl Gateway {
         };
         let hub = Hub::new(store.clone(), hub_config);
         let tasks = new_tasks(&config, &agents, &store, &hub);
+        let feed = {
+            let (hub, store, clock) = (hub.clone(), store.clone(), clock.clone());
+            Feed::new(config.feed.clone(), feed::Parts { redis: pipelines.url, hub, store, clock })?
+        };
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 
         let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
@@ -104,6 +111,7 @@ impl Gateway {
                 exchanges: exchanges.clone(),
                 tasks: tasks.clone(),
                 hub: hub.clone(),
+                feed: feed.clone(),
                 store: store.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -114,6 +122,8 @@ impl Gateway {
         let part =
             |name, until: &CancellationToken| Part { name, until: until.clone(), broken: broken.clone() };
         background.spawn(part("the plugins' keeper", &stop).run(keeper.run(stop.clone())));
+        // Clients hear of what is under way until the end.
+        background.spawn(part("the feed", &wrap_up).run(feed.run(wrap_up.clone())));
         let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
         let workers = background.spawn(part("the worker pool", &stop).run(worker::run(pool, stop.clone())));
         let outbox = delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock);
@@ -239,6 +249,26 @@ fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> 
             Ok(Arc::new(store))
         }
     }
+}
+
+/// What agents of kind `redis` take from the feed's settings.
+///
+/// # Errors
+/// The URL can't be read from where it is said to be.
+pub fn pipelines(config: &Config) -> anyhow::Result<Pipelines> {
+    let url = config.feed.redis_url.resolve().context("feed.redis_url")?;
+    Ok(Pipelines { url, channels: config.feed.channels.clone(), payload: config.feed.payload })
+}
+
+/// Checks what the feed's settings say of other parts.
+///
+/// # Errors
+/// `feed.agent` names none.
+pub fn check_feed(config: &Config) -> anyhow::Result<()> {
+    let agent = &config.feed.agent;
+    let known = agent.is_empty() || config.agents.contains_key(agent);
+    anyhow::ensure!(known, "feed.agent: there is no agent `{agent}`; add it as [agents.{agent}]");
+    Ok(())
 }
 
 fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {
