@@ -125,6 +125,10 @@ impl Gateway {
         // Clients hear of what is under way until the end.
         background.spawn(part("the feed", &wrap_up).run(feed.run(wrap_up.clone())));
         let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
+        if let Some(notices) = store.notices() {
+            let listen = tasks.clone().listen(notices, wrap_up.clone());
+            background.spawn(part("the ear for other nodes", &wrap_up).run(listen));
+        }
         let workers = background.spawn(part("the worker pool", &stop).run(worker::run(pool, stop.clone())));
         let outbox = delivery_worker(&config, &store, egress, callbacks, &exchanges, &clock);
         let deliver = delivery::run(outbox, wrap_up.clone());

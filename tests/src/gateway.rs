@@ -1,5 +1,6 @@
 //! The real gateway in a temporary directory of its own: start, kill, restart, and what a test asks of it.
 
+use std::env::VarError;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use http::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use toml::Table;
 
 use crate::answer::Answer;
@@ -20,12 +22,22 @@ use crate::metrics::Metrics;
 use crate::plugins::install;
 use crate::ports::Port;
 use crate::process::{Output, Process};
+use crate::redis::RedisServer;
 use crate::sse::Sse;
 
 /// What it prints on standard output once it serves, before its address.
 const LISTENING: &str = "listening on ";
 
+/// Names the store of gateways whose test sets none: "sqlite" or "redis".
+const STORE: &str = "PLUGWAY_TEST_STORE";
+
+/// Length of leases on Redis.
+const SHORT_LEASE: &str = "3s";
+
 /// How a gateway is configured and started.
+///
+/// With `PLUGWAY_TEST_STORE=redis` it keeps its data in a redis-server of its own, which keeps all that it acknowledged
+/// and which all gateways of one builder share, unless the test sets `store.kind` itself.
 #[derive(Debug, Clone)]
 pub struct Builder {
     directory: Arc<TempDir>,
@@ -34,6 +46,8 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     port: Option<Arc<Port>>,
     listen: Option<String>,
+    /// Shared by its clones, as the directory is.
+    redis: Option<Arc<OnceCell<RedisServer>>>,
 }
 
 impl Builder {
@@ -107,7 +121,8 @@ impl Builder {
     /// # Errors
     ///
     /// How it ended.
-    pub async fn try_start(self) -> Result<Gateway, Failure> {
+    pub async fn try_start(mut self) -> Result<Gateway, Failure> {
+        self = self.with_store().await;
         for (name, path) in &self.plugins {
             install(&self.plugins_dir(), name, path);
         }
@@ -126,6 +141,30 @@ impl Builder {
         };
         gateway.launch().await?;
         Ok(gateway)
+    }
+
+    async fn with_store(self) -> Self {
+        match self.redis.clone() {
+            Some(redis) if !self.is_set("store.kind") => {
+                let url = redis.get_or_init(RedisServer::start_durable).await.url();
+                // There a lease outlives who held it, since another node may hold it: what a test kills is to come
+                // back within its deadline.
+                self.set("store.kind", "redis")
+                    .set("store.url", url)
+                    .set_if_unset("workers.lease", SHORT_LEASE)
+                    .set_if_unset("delivery.lease", SHORT_LEASE)
+            }
+            _ => self,
+        }
+    }
+
+    fn set_if_unset(self, key: &str, value: &str) -> Self {
+        if self.is_set(key) { self } else { self.set(key, value) }
+    }
+
+    fn is_set(&self, key: &str) -> bool {
+        let (table, name) = key.split_once('.').expect("the key is of a table");
+        self.config.get(table).is_some_and(|table| table.get(name).is_some())
     }
 
     fn plugins_dir(&self) -> PathBuf {
@@ -180,6 +219,14 @@ pub async fn run(directory: &Path, arguments: &[&str], environment: &[(&str, &st
     Failure { code: status.code(), stdout: stdout.lines().join("\n"), output: output.lines().join("\n") }
 }
 
+fn redis_by_environment() -> Option<Arc<OnceCell<RedisServer>>> {
+    match std::env::var(STORE).as_deref() {
+        Ok("redis") => Some(Arc::default()),
+        Ok("sqlite") | Err(VarError::NotPresent) => None,
+        other => panic!("{STORE} is \"sqlite\" or \"redis\", not {other:?}"),
+    }
+}
+
 fn bare(directory: &Path) -> Command {
     let mut command = Command::new(files::plugway());
     command.current_dir(directory).env_clear().env("HOME", directory).env("RUST_BACKTRACE", "1");
@@ -209,6 +256,7 @@ impl Gateway {
             environment: Vec::new(),
             port: None,
             listen: None,
+            redis: redis_by_environment(),
         };
         builder.set("agents.echo.kind", "echo").set("agents.echo.chunk_delay", "2ms")
     }

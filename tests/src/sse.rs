@@ -72,6 +72,23 @@ impl Sse {
     pub async fn open(request: reqwest::RequestBuilder) -> Self {
         let request = request.header("accept", "text/event-stream");
         let response = within("the stream opens", request.send()).await.expect("the gateway answers");
+        Self::of(response).await
+    }
+
+    /// The same on a gateway that may be dying.
+    ///
+    /// # Errors
+    ///
+    /// The status that it answered with instead of 200; none if it is gone.
+    pub async fn try_open(request: reqwest::RequestBuilder) -> Result<Self, Option<u16>> {
+        let response = request.header("accept", "text/event-stream").send().await.map_err(|_| None)?;
+        match response.status().as_u16() {
+            200 => Ok(Self::of(response).await),
+            status => Err(Some(status)),
+        }
+    }
+
+    async fn of(response: reqwest::Response) -> Self {
         let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
         if response.status() != 200
             || !content_type.is_some_and(|value| value.starts_with("text/event-stream"))

@@ -1,9 +1,10 @@
-//! The harness itself: the recording proxy before `telegram-test-api`, with a dummy bot on the other side.
+//! The harness itself: the recording proxy before `telegram-test-api`, with a dummy bot on the other side, and
+//! redis-server.
 
 use std::time::Duration;
 
 use plugway_tests::bot_api::{BotApi, Fault, Outcome, Rule, SECRET, TOKEN, in_topic, message};
-use plugway_tests::{Answer, DEADLINE, Receiver, eventually, within};
+use plugway_tests::{Answer, DEADLINE, Receiver, RedisServer, eventually, within};
 use serde_json::{Value, json};
 
 /// Calls the Bot API as a bot does; an error where the connection fails.
@@ -183,4 +184,37 @@ async fn random_faults_repeat_from_their_seed() {
         "{:?}",
         runs[0]
     );
+}
+
+#[tokio::test]
+async fn a_redis_server_starts_again_at_its_address_with_what_it_is_to_keep() {
+    let (mut forgetful, mut durable) = (RedisServer::start().await, RedisServer::start_durable().await);
+    let urls = [forgetful.url(), durable.url()];
+    assert_ne!(urls[0], urls[1]);
+    for server in [&mut forgetful, &mut durable] {
+        let _: () = server.command(&["SET", "killed", "kept"]).await;
+        server.kill();
+        assert!(server.ask::<String>(&["GET", "killed"]).await.is_err(), "a killed server answers");
+        server.start_again().await;
+        let _: () = server.command(&["SET", "stopped", "kept"]).await;
+        assert!(server.stop().await.success());
+        server.start_again().await;
+    }
+    assert_eq!([forgetful.url(), durable.url()], urls);
+    for key in ["killed", "stopped"] {
+        assert_eq!(forgetful.command::<Option<String>>(&["GET", key]).await, None);
+        assert_eq!(durable.command::<Option<String>>(&["GET", key]).await.as_deref(), Some("kept"));
+    }
+}
+
+#[tokio::test]
+async fn a_paused_redis_server_answers_once_it_is_resumed() {
+    let server = RedisServer::start().await;
+    assert_eq!(server.publish("channel:signals", "nobody listens").await, 0);
+    server.pause();
+    let mut answer = std::pin::pin!(server.ask::<String>(&["PING"]));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut answer).await;
+    assert!(early.is_err(), "a paused server said {early:?}");
+    server.resume();
+    assert_eq!(answer.await.expect("an answer"), "PONG");
 }

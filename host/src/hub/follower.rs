@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::topic::{Found, Topic};
+use super::topic::{Found, Topic, Watch};
 use super::{Entry, Hub, Member};
 use crate::domain::{Event, Position, TaskId};
 use crate::store::StoreError;
@@ -106,6 +106,7 @@ impl Follower {
                 tokio::time::sleep(wait.for_log()).await;
                 continue;
             }
+            topic.watch(|| Watch::new(&self.hub.inner.store, self.task));
             cause = match tokio::time::timeout(wait.for_others(), woken).await {
                 Ok(()) => Cause::Woken,
                 Err(_) => Cause::Unsure,

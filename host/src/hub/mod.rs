@@ -2,7 +2,8 @@
 //!
 //! A task that runs here has a topic: a ring of its latest events, each encoded once. A follower is a cursor into it,
 //! with no queue of its own, so that a slow one costs nothing but its cursor. A topic lives as long as somebody
-//! publishes to it or follows it.
+//! publishes to it or follows it. Of a task that runs on another node the topic has what that one logged, as the store's
+//! notices bring it.
 
 mod follower;
 mod frame;
@@ -23,7 +24,7 @@ pub use session::{SessionBell, SessionFollower};
 pub use topic::{Entry, FRAME_OVERHEAD};
 
 use crate::domain::{Cursor, Event, Position, SessionId, TaskId};
-use crate::store::Store;
+use crate::store::{Notice, Store};
 use topic::Topic;
 
 /// What a topic may hold, and how followers look after themselves.
@@ -111,6 +112,32 @@ impl Hub {
         }
     }
 
+    /// Takes in what was done to the store on another node.
+    pub fn hear(&self, notice: Notice) {
+        match notice {
+            Notice::Watching(task) => {
+                if let Some(topic) = self.inner.tasks.find(&task) {
+                    topic.watching();
+                }
+            }
+            Notice::Events(events) => {
+                let Some(topic) = events.first().and_then(|event| self.inner.tasks.find(&event.task)) else {
+                    return;
+                };
+                for event in events {
+                    topic.publish(Entry::new(Arc::new(event)));
+                }
+            }
+            Notice::SessionGrew(session) => self.session_grew(&session),
+            Notice::Lost => {
+                self.inner.tasks.all().iter().for_each(|topic| topic.lost());
+                self.inner.sessions.all().iter().for_each(|session| session.ring());
+            }
+            // Whoever runs the task hears of it.
+            Notice::Cancel { .. } => {}
+        }
+    }
+
     /// Topics that somebody publishes to or follows.
     pub fn topics(&self) -> usize {
         self.inner.tasks.lock().len()
@@ -170,6 +197,10 @@ impl<K: Eq + Hash + Clone, T> Registry<K, T> {
 
     fn find(&self, key: &K) -> Option<Arc<Member<K, T>>> {
         self.lock().get(key)?.upgrade()
+    }
+
+    fn all(&self) -> Vec<Arc<Member<K, T>>> {
+        self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
     fn enter(registry: &Arc<Self>, key: &K, make: impl FnOnce() -> T) -> Arc<Member<K, T>> {

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::Frame;
-use crate::domain::{Event, Kind, Position};
+use crate::domain::{Event, Kind, Position, TaskId};
+use crate::store::Store;
 
 /// Bytes that an encoded event may have beside its data: names, ids, the time.
 pub const FRAME_OVERHEAD: usize = 256;
@@ -81,6 +82,35 @@ struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
     publishers: usize,
+    /// Asked for what other nodes log of the task.
+    watch: Option<Watch>,
+    /// It comes here, and what came before is in the log.
+    watching: bool,
+}
+
+/// The wish to hear what other nodes log of a task, until it is dropped.
+pub(super) struct Watch {
+    store: Arc<dyn Store>,
+    task: TaskId,
+}
+
+impl Watch {
+    pub(super) fn new(store: &Arc<dyn Store>, task: TaskId) -> Self {
+        store.watch(task);
+        Self { store: Arc::clone(store), task }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.store.unwatch(self.task);
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&self.task).finish()
+    }
 }
 
 impl Topic {
@@ -105,6 +135,29 @@ impl Topic {
         self.bell.notify_waiters();
     }
 
+    /// Asks for what other nodes log, if nobody has.
+    pub(super) fn watch(&self, ask: impl FnOnce() -> Watch) {
+        let mut ring = self.ring();
+        ring.watch.get_or_insert_with(ask);
+    }
+
+    /// From now on it comes. What it did not bring is in the log, where followers look once more.
+    pub(super) fn watching(&self) {
+        let mut ring = self.ring();
+        ring.watching = ring.watch.is_some();
+        if ring.publishers == 0 {
+            ring.clear();
+        }
+        drop(ring);
+        self.wake();
+    }
+
+    /// It comes no more, until the store says that it does again.
+    pub(super) fn lost(&self) {
+        self.ring().watching = false;
+        self.wake();
+    }
+
     /// Completes at the first wake-up after this call.
     pub(super) fn woken(&self) -> Notified<'_> {
         self.bell.notified()
@@ -119,8 +172,7 @@ impl Topic {
             }
             let follows = event.position.attempt == last.attempt && event.position.seq == last.seq + 1;
             if !follows {
-                ring.entries.clear();
-                ring.bytes = 0;
+                ring.clear();
             }
         }
         ring.bytes += entry.weight();
@@ -140,7 +192,7 @@ impl Topic {
         let Some(start) = ring.behind(after) else { return Found::Elsewhere };
         let left = ring.entries.len() - start;
         if left == 0 {
-            return if ring.publishers > 0 { Found::Nothing } else { Found::Elsewhere };
+            return if ring.is_complete() { Found::Nothing } else { Found::Elsewhere };
         }
         let taken = left.min(max.max(1));
         into.extend(ring.entries.range(start..start + taken).cloned());
@@ -158,6 +210,16 @@ impl Topic {
 }
 
 impl Ring {
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// Whether nothing can be in the log that is not in the ring.
+    fn is_complete(&self) -> bool {
+        self.publishers > 0 || self.watching
+    }
+
     /// Index of the first entry behind the place, if the ring has all that is behind it.
     fn behind(&self, after: Position) -> Option<usize> {
         let (first, last) = (self.entries.front()?.event(), self.entries.back()?.event());

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use metrics::counter;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 pub use life::{Beginning, Limits, beginning, failure};
 pub use runs::Run;
@@ -22,7 +23,7 @@ pub use submit::{SubmitError, SubmitRequest};
 
 use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, TaskStatus, rfc3339};
 use crate::hub::Hub;
-use crate::store::{CancelOutcome, Store, StoreError};
+use crate::store::{CancelOutcome, Notice, Notices, Store, StoreError};
 use runs::{Claiming, Runs};
 
 /// An agent, as far as those who submit tasks know it.
@@ -169,6 +170,21 @@ impl Tasks {
             }
         }
         cancelled
+    }
+
+    /// Takes in what other nodes do to the store: shows what they log, and stops what they want stopped.
+    pub async fn listen(self, mut notices: Box<dyn Notices>, shutdown: CancellationToken) {
+        loop {
+            let notice = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                notice = notices.next() => notice,
+            };
+            match notice {
+                Notice::Cancel { task, reason } => self.inner.runs.interrupt(task, &reason).await,
+                notice => self.inner.hub.hear(notice),
+            }
+        }
     }
 
     /// To be held from before a claim until every task that it brought is registered, so that nobody who cancels

@@ -1,6 +1,7 @@
 //! What a client hears, whatever happens between the worker, the log and the client's connection.
 
 mod equivalence;
+mod nodes;
 
 use std::sync::Arc;
 use std::time::Duration;
