@@ -13,12 +13,13 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, Pipelines};
 use crate::config::{Config, StoreKind};
 use crate::delivery::{self, Callbacks, PluginDelivery, Webhooks};
 use crate::domain::Clock;
 use crate::egress::{Egress, Tls};
 use crate::exchanges::{self, Exchange, Exchanges};
+use crate::feed::{self, Feed};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
 use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
@@ -71,7 +72,9 @@ impl Gateway {
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
         let callbacks = Callbacks::new(config.callbacks.clone())?;
         let tls = Tls::default();
-        let agents = Agents::new(&config.agents, &config.default_agent, &tls)?;
+        let pipelines = pipelines(&config)?;
+        let agents = Agents::new(&config.agents, &config.default_agent, &tls, &pipelines)?;
+        check_feed(&config)?;
         let store = open_store(&config, &clock).await?;
         let hub_config = hub::Config {
             ring_events: config.stream.ring_events,
@@ -80,6 +83,10 @@ impl Gateway {
         };
         let hub = Hub::new(store.clone(), hub_config);
         let tasks = new_tasks(&config, &agents, &store, &hub);
+        let feed = {
+            let (hub, store, clock) = (hub.clone(), store.clone(), clock.clone());
+            Feed::new(config.feed.clone(), feed::Parts { redis: pipelines.url, hub, store, clock })?
+        };
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 
         let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
@@ -105,6 +112,7 @@ impl Gateway {
                 exchanges: exchanges.clone(),
                 tasks: tasks.clone(),
                 hub: hub.clone(),
+                feed: feed.clone(),
                 store: store.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -115,6 +123,8 @@ impl Gateway {
         let part =
             |name, until: &CancellationToken| Part { name, until: until.clone(), broken: broken.clone() };
         background.spawn(part("the plugins' keeper", &stop).run(keeper.run(stop.clone())));
+        // Clients hear of what is under way until the end.
+        background.spawn(part("the feed", &wrap_up).run(feed.run(wrap_up.clone())));
         let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
         if let Some(notices) = store.notices() {
             let listen = tasks.clone().listen(notices, wrap_up.clone());
@@ -279,6 +289,30 @@ pub fn check_store(config: &Config) -> anyhow::Result<()> {
         StoreKind::Sqlite => Ok(()),
         StoreKind::Redis => Ok(shared_store::check_url(&redis_url(config)?)?),
     }
+}
+
+/// What agents of kind `redis` take from the feed's settings.
+///
+/// # Errors
+/// The URL can't be read from where it is said to be.
+pub fn pipelines(config: &Config) -> anyhow::Result<Pipelines> {
+    let own = config.feed.redis_url.resolve().context("feed.redis_url")?;
+    let url = match config.store.kind {
+        StoreKind::Redis if own.is_none() => config.store.url.resolve().context("store.url")?,
+        _ => own,
+    };
+    Ok(Pipelines { url, channels: config.feed.channels.clone(), payload: config.feed.payload })
+}
+
+/// Checks what the feed's settings say of other parts.
+///
+/// # Errors
+/// `feed.agent` names none.
+pub fn check_feed(config: &Config) -> anyhow::Result<()> {
+    let agent = &config.feed.agent;
+    let known = agent.is_empty() || config.agents.contains_key(agent);
+    anyhow::ensure!(known, "feed.agent: there is no agent `{agent}`; add it as [agents.{agent}]");
+    Ok(())
 }
 
 fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {

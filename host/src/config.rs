@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::agents::AgentConfig;
 use crate::delivery::CallbacksConfig;
 use crate::egress::SecretRef;
+use crate::feed::FeedConfig;
 use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig};
 use crate::plugins::{EngineConfig, Limits, PluginConfig};
 use crate::tasks::OnBusy;
@@ -57,6 +58,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// The event stream.
     pub stream: StreamConfig,
+    /// The agent feed.
+    pub feed: FeedConfig,
     /// The WebAssembly engine.
     pub engine: EngineConfig,
     /// Limits of plugins that say nothing else.
@@ -197,6 +200,7 @@ impl Config {
         self.engine
             .check()
             .map_err(|(key, reason)| ConfigError::Setting(format!("engine.{key}: {reason}")))?;
+        self.feed.check().map_err(|(key, reason)| ConfigError::Setting(format!("feed.{key}: {reason}")))?;
         let positive = [
             ("workers.count", self.workers.count as u64),
             ("workers.queue", self.workers.queue),
@@ -217,6 +221,7 @@ impl Config {
             return Err(ConfigError::Setting(format!("workers.count: {count} is more than {MOST_WORKERS}")));
         }
         let durations = [
+            ("auth.ticket_ttl", self.auth.ticket_ttl),
             ("stream.heartbeat", self.stream.heartbeat),
             ("stream.write_timeout", self.stream.write_timeout),
             ("workers.lease", self.workers.lease),

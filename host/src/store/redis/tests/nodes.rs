@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::super::{
-    CancelOutcome, EventLog, Except, Notice, Notices, Outbox, Pace, Rate, Settlement, Store, StoreError, TaskQueue,
+    CancelOutcome, EventLog, Except, Notice, Notices, Outbox, Pace, Rate, Settlement, Store, StoreError,
+    TaskQueue,
 };
 use super::*;
 use crate::domain::{Kind, Position, TaskId};
@@ -333,3 +334,4 @@ async fn rates_and_pauses_hold_over_all_nodes() {
     assert_eq!(a.reserve("bot", &free, Duration::from_secs(20)).await.unwrap(), None);
     let wait = a.reserve("bot", &free, Duration::from_secs(41)).await.unwrap().unwrap();
     assert!(wait > Duration::from_secs(35), "{wait:?}");
+}
