@@ -116,6 +116,7 @@ impl Link {
                 Err(failure) => return Err(failure),
             }
         };
+        metrics::gauge!("plugway_redis_up").set(1.0);
         let state = watch::Sender::new(State::Up { line, generation: 1 });
         let (refused, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { shared: Arc::new(Shared { client, at, timeout, scripts, state, refused, closed }) })
@@ -157,6 +158,8 @@ impl Link {
                                 u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
                             ));
                             info!(redis = %shared.at, %away, "redis is back");
+                            metrics::counter!("plugway_redis_reconnects_total").increment(1);
+                            metrics::gauge!("plugway_redis_up").set(1.0);
                             *state = State::Up { line, generation: *generation + 1 };
                             true
                         }
@@ -174,6 +177,11 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Whether there is a connection, as far as anybody has noticed.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Up { .. })
     }
 
     pub(super) fn scripts(&self) -> &Scripts {
@@ -275,6 +283,7 @@ impl Link {
         self.shared.state.send_if_modified(|state| match state {
             State::Up { generation, .. } if *generation == lost => {
                 warn!("{failure}; trying to connect again");
+                metrics::gauge!("plugway_redis_up").set(0.0);
                 *state = State::Down { since: Instant::now(), why: failure.clone(), generation: lost };
                 true
             }

@@ -10,6 +10,7 @@ use super::super::StoreError;
 use super::appender::Appender;
 use super::failure::Failure;
 use super::link::{Again, Link};
+use super::queue::Claims;
 use super::reply::Words;
 use super::subscriber::Subscriber;
 use super::{Line, Options, Ready, RedisStore, background};
@@ -57,6 +58,7 @@ impl RedisStore {
             appender,
             subscriber,
             queue_limit: options.queue_limit,
+            claims: Claims::new(),
             unsure: Mutex::new(HashSet::new()),
             _background: guard,
         })
