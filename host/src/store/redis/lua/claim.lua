@@ -1,4 +1,5 @@
 #!lua
+-- uses outbox
 -- Takes tasks: those whose lease ran out, and those that wait for nothing but a worker, the first accepted first. Each
 -- node numbers its calls, and notes here what the last one took. If the answer to that did not arrive (`heard` is the last
 -- one that did), nobody runs it, and it goes back.
