@@ -212,7 +212,8 @@ mod tests {
 
         let error = Agents::new(&configs, "model", &Tls::default(), &pipelines()).unwrap_err().to_string();
         assert_eq!(error, "`default_agent` is `model`, and there are only: echo, second");
-        let error = Agents::new(&BTreeMap::new(), "echo", &Tls::default(), &pipelines()).unwrap_err().to_string();
+        let error =
+            Agents::new(&BTreeMap::new(), "echo", &Tls::default(), &pipelines()).unwrap_err().to_string();
         assert!(error.contains("[agents.echo]"), "{error}");
     }
 }

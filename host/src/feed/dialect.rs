@@ -17,7 +17,9 @@ const RESERVED: [&str; 4] = ["session_start", "heartbeat", "gap", "message"];
 /// A task's event as the feed shows it; none for kinds that it does not show.
 pub(super) fn shown(event: &Event, id: &dyn std::fmt::Display) -> Option<(Option<Type>, Frame)> {
     let (kind, data) = match &event.kind {
-        Kind::Thinking | Kind::ToolStarted | Kind::ToolCompleted | Kind::Failed | Kind::Cancelled => told(event)?,
+        Kind::Thinking | Kind::ToolStarted | Kind::ToolCompleted | Kind::Failed | Kind::Cancelled => {
+            told(event)?
+        }
         Kind::Other(name) => {
             if let Some(kind) = Type::named(name) {
                 let data = one_line(&event.data);
@@ -79,7 +81,8 @@ fn told(event: &Event) -> Option<(Type, String)> {
         Kind::ToolCompleted => {
             let latency_ms = data["duration_ms"].as_u64().unwrap_or_default();
             let result = value("result").unwrap_or(null);
-            let result = ToolResult { signal_id, tool_name: text("tool_name"), result, latency_ms, timestamp };
+            let result =
+                ToolResult { signal_id, tool_name: text("tool_name"), result, latency_ms, timestamp };
             (Type::ToolResult, serde_json::to_string(&result))
         }
         Kind::Cancelled => (Type::Error, error(&signal_id, "cancelled", text("reason"), &timestamp)),
@@ -90,7 +93,8 @@ fn told(event: &Event) -> Option<(Type, String)> {
 
 fn error(signal_id: &str, code: &str, message: &str, timestamp: &str) -> serde_json::Result<String> {
     let message = if message.is_empty() { code } else { message };
-    Ok(json!({ "signal_id": signal_id, "error_code": code, "message": message, "timestamp": timestamp }).to_string())
+    Ok(json!({ "signal_id": signal_id, "error_code": code, "message": message, "timestamp": timestamp })
+        .to_string())
 }
 
 #[cfg(test)]
@@ -116,9 +120,15 @@ mod tests {
         let all = [
             (Kind::Thinking, r#"{"thought":"a\nb"}"#),
             (Kind::Thinking, r#"{"thought":"c","step":3}"#),
-            (Kind::ToolStarted, r#"{"call_id":"c","tool_name":"t","parameters":{"n":12345678901234567890123},"arguments":"{}"}"#),
+            (
+                Kind::ToolStarted,
+                r#"{"call_id":"c","tool_name":"t","parameters":{"n":12345678901234567890123},"arguments":"{}"}"#,
+            ),
             (Kind::ToolStarted, r#"{"call_id":"c","tool_name":"t","parameters":null}"#),
-            (Kind::ToolCompleted, "{\"call_id\":\"c\",\"tool_name\":\"t\",\n\"result\":[1,\r\n2],\"duration_ms\":45}"),
+            (
+                Kind::ToolCompleted,
+                "{\"call_id\":\"c\",\"tool_name\":\"t\",\n\"result\":[1,\r\n2],\"duration_ms\":45}",
+            ),
             (Kind::Failed, r#"{"error":"no luck","error_type":"agent_error"}"#),
             (Kind::Cancelled, r#"{"reason":"stop"}"#),
             (Kind::Cancelled, r#"{"reason":""}"#),

@@ -212,7 +212,8 @@ mod tests {
         for name in NOT_SHOWN {
             assert!(read("agent_events", &format!(r#"{{"type":"{name}"}}"#)).unwrap().is_none());
         }
-        for payload in ["", " ", "null", "[]", "[\"signal\"]", "7", "{", "{}}", "\"signal\"", "{\"type\":7}"] {
+        for payload in ["", " ", "null", "[]", "[\"signal\"]", "7", "{", "{}}", "\"signal\"", "{\"type\":7}"]
+        {
             assert!(read("channel:signals", payload).is_err(), "{payload:?}");
         }
         assert!(super::read("channel:signals", b"{\"a\":\"\xff\"}", 100).is_err());

@@ -49,8 +49,9 @@ impl Figures {
             payload_errors: error("payload"),
             redis_errors: error("redis"),
             overflow_errors: error("overflow"),
-            published: Type::ALL
-                .map(|kind| metrics::counter!("agent_gateway_events_published_total", "type" => kind.as_str())),
+            published: Type::ALL.map(
+                |kind| metrics::counter!("agent_gateway_events_published_total", "type" => kind.as_str()),
+            ),
         }
     }
 

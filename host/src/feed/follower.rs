@@ -35,7 +35,8 @@ impl Filter {
     }
 
     fn lets(&self, entry: &Entry) -> bool {
-        let agent = || entry.agent.as_deref().is_some_and(|agent| self.agents.iter().any(|name| **name == *agent));
+        let agent =
+            || entry.agent.as_deref().is_some_and(|agent| self.agents.iter().any(|name| **name == *agent));
         self.passes(Some(entry.kind)) && (self.agents.is_empty() || agent())
     }
 }
@@ -88,7 +89,9 @@ impl Follower {
     ) -> Self {
         let cursor = match from {
             Some(From::Event(cursor)) => Some(cursor),
-            Some(From::Turn(task)) => Some(Cursor { task, position: Position { attempt: u32::MAX, seq: u64::MAX } }),
+            Some(From::Turn(task)) => {
+                Some(Cursor { task, position: Position { attempt: u32::MAX, seq: u64::MAX } })
+            }
             Some(From::Recent) | None => None,
         };
         let filter = (filter != Filter::default()).then(|| Box::new(filter));
@@ -116,8 +119,13 @@ impl Follower {
             let woken = inner.ring.woken();
             let rung = self.bell.rung();
             let line = &mut self.line;
+            let mut more = false;
             match inner.ring.take(line.at, BATCH, |entry| line.show(entry, frames)) {
-                Taken::Up(at) | Taken::Nothing(at) => self.line.at = Some(at),
+                Taken::Up(at) => {
+                    self.line.at = Some(at);
+                    more = true;
+                }
+                Taken::Nothing(at) => self.line.at = Some(at),
                 Taken::Unknown => {}
                 Taken::Behind { at, floor } => {
                     let page = Box::pin(inner.behind(at, floor)).await;
@@ -150,6 +158,10 @@ impl Follower {
                     hear(told, &mut self.turns, &mut self.line, inner, frames);
                 }
                 return;
+            }
+            if more {
+                // None of those that were there was for this client.
+                continue;
             }
             match &mut self.turns {
                 Some(turns) => tokio::select! {

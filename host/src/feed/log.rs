@@ -95,8 +95,7 @@ type Raw = Vec<(String, Vec<Vec<u8>>)>;
 
 /// Looks at the log.
 pub(super) async fn shape(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Shape> {
-    let answer: RedisResult<Value> =
-        cmd("XINFO").arg("STREAM").arg(&keys.log).query_async(connection).await;
+    let answer: RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(&keys.log).query_async(connection).await;
     let value = match answer {
         Ok(value) => value,
         Err(error) if is_no_such_key(&error) => return Ok(Shape { whole: true, ..Shape::default() }),

@@ -47,8 +47,7 @@ impl Sessions {
     /// A client of a session came; it goes when what is returned is dropped.
     pub(super) fn connect(self: &Arc<Self>, session: SessionId) -> Connected {
         let mut table = self.table();
-        let known =
-            table.known.entry(session.clone()).or_insert(Known { connections: 0, idle_since: None });
+        let known = table.known.entry(session.clone()).or_insert(Known { connections: 0, idle_since: None });
         known.connections += 1;
         known.idle_since = None;
         table.connections += 1;
@@ -60,8 +59,7 @@ impl Sessions {
     /// Something was done in a session. One without a client is remembered from now on.
     pub(super) fn touch(&self, session: &SessionId) {
         let mut table = self.table();
-        let known =
-            table.known.entry(session.clone()).or_insert(Known { connections: 0, idle_since: None });
+        let known = table.known.entry(session.clone()).or_insert(Known { connections: 0, idle_since: None });
         if known.connections == 0 {
             self.idle(&mut table, session.clone());
         }

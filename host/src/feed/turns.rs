@@ -88,9 +88,9 @@ async fn recent(inner: &Inner, session: &SessionId) -> Result<TaskId, StoreError
     let timeout = u64::try_from(inner.config.session_timeout.as_millis()).unwrap_or(u64::MAX);
     let since = first_of(inner.clock.now_ms().saturating_sub(timeout));
     let open = inner.store.open_tasks(session, None).await?;
-    let before_open = open.first().map(|task| {
-        TaskId::from_bytes(u128::from_be_bytes(task.to_bytes()).saturating_sub(1).to_be_bytes())
-    });
+    let before_open = open
+        .first()
+        .map(|task| TaskId::from_bytes(u128::from_be_bytes(task.to_bytes()).saturating_sub(1).to_be_bytes()));
     Ok(before_open.map_or(since, |before| before.min(since)))
 }
 

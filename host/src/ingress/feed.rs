@@ -99,7 +99,10 @@ fn wish(query: &str, headers: &HeaderMap) -> Result<Wish, ApiError> {
         }
     }
     if wish.filter.agents.len() > AGENTS {
-        return Err(ApiError::bad_request("agent_name", format!("agent_name: names more than {AGENTS} agents")));
+        return Err(ApiError::bad_request(
+            "agent_name",
+            format!("agent_name: names more than {AGENTS} agents"),
+        ));
     }
     let no_id = || ApiError::bad_request("Last-Event-ID", "Last-Event-ID is no id of this stream");
     // The header is the newer one: a browser comes back to the URL that it came to first.
@@ -294,12 +297,16 @@ mod tests {
 
     #[test]
     fn filters_are_repeatable_or_comma_separated() {
-        let filter = asked("event_type=signal,reasoning&event_type=signal&agent_name=a,b&agent_name=c%20d").unwrap().filter;
+        let filter = asked("event_type=signal,reasoning&event_type=signal&agent_name=a,b&agent_name=c%20d")
+            .unwrap()
+            .filter;
         assert_eq!(filter.types, [Type::Signal, Type::Reasoning]);
         assert_eq!(filter.agents, ["a", "b", "c d"].map(Box::<str>::from));
         assert_eq!(asked("event_type=&agent_name=,").unwrap().filter, Filter::default());
         let error = asked("event_type=signal,heartbeat").unwrap_err();
-        assert!(error.contains("heartbeat") && error.contains("signal, reasoning, tool_call, tool_result, error"));
+        assert!(
+            error.contains("heartbeat") && error.contains("signal, reasoning, tool_call, tool_result, error")
+        );
     }
 
     #[test]

@@ -15,9 +15,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{App, ticket};
 use super::error::{ApiError, in_path};
 use super::sse::{self, Source};
+use super::{App, ticket};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
 use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Frame, Step};
 

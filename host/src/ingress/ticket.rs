@@ -103,8 +103,8 @@ fn sign(key: &[u8; 32], words: &str) -> [u8; 32] {
 /// What a caller may open, by the ticket in its query or else by its key. A ticket binds whoever shows it, whatever key is
 /// shown beside it.
 pub(super) fn right(app: &App, headers: &HeaderMap, query: Option<&str>) -> Result<Right, ApiError> {
-    let mut tickets =
-        url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == "ticket");
+    let mut tickets = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .filter(|(name, _)| name == "ticket");
     let Some((_, ticket)) = tickets.next() else {
         return app.auth.caller(headers).map(|_| Right::All);
     };

@@ -61,8 +61,13 @@ pub(super) struct Replies {
 
 impl Listener {
     pub(super) fn new(agent: &str, client: Client, channels: Vec<String>, payload: usize) -> Self {
-        let shared =
-            Shared { agent: agent.into(), client, channels: channels.into(), payload, turns: Turns::default() };
+        let shared = Shared {
+            agent: agent.into(),
+            client,
+            channels: channels.into(),
+            payload,
+            turns: Turns::default(),
+        };
         Self { shared, listening: watch::Sender::new(false), task: Mutex::default() }
     }
 
@@ -98,7 +103,9 @@ impl Reply {
 impl Replies {
     /// Waits until the channels are listened to. False: they are not at that time.
     pub(super) async fn listening(&mut self, until: Instant) -> bool {
-        timeout_at(until, self.listening.wait_for(|listening| *listening)).await.is_ok_and(|ended| ended.is_ok())
+        timeout_at(until, self.listening.wait_for(|listening| *listening))
+            .await
+            .is_ok_and(|ended| ended.is_ok())
     }
 
     /// The next reply; none: too many were not taken in time.

@@ -69,7 +69,9 @@ async fn a_command_is_published_and_the_turn_is_over() {
     let asked = turn(COMMAND);
     let name = asked.task.request_id();
     let told = events(agent.run(asked)).await;
-    assert!(matches!(&told[..], [AgentEvent::Completed { finish_reason, .. }] if finish_reason == "published"));
+    assert!(
+        matches!(&told[..], [AgentEvent::Completed { finish_reason, .. }] if finish_reason == "published")
+    );
     let command = next_command(&mut pipeline).await;
     assert_eq!(
         (&command["request_id"], &command["session_id"], &command["query"], &command["symbol"]),
@@ -95,7 +97,8 @@ async fn a_command_waits_for_a_pipeline_that_restarts_but_not_for_ever() {
 
     let impatient = RedisConfig { listener_timeout: Duration::from_millis(10), ..RedisConfig::default() };
     eventually("the pipeline is gone", async || {
-        error_type_of(&events(agent(&redis, impatient.clone()).run(turn(COMMAND))).await) == Some(ErrorType::AgentUnreachable)
+        error_type_of(&events(agent(&redis, impatient.clone()).run(turn(COMMAND))).await)
+            == Some(ErrorType::AgentUnreachable)
     })
     .await;
 }
@@ -144,22 +147,33 @@ async fn replies_become_the_turns_events_and_end_it() {
     let tell = async |channel: &str, payload: Value| {
         redis.publish(channel, &payload.to_string()).await;
     };
-    tell("agent_events", json!({"type": "response_chunk", "request_id": "req-unknown", "text": "not ours"})).await;
+    tell("agent_events", json!({"type": "response_chunk", "request_id": "req-unknown", "text": "not ours"}))
+        .await;
     tell("channel:reasoning", json!({"request_id": one, "step": 2, "content": "let me see"})).await;
     let call = json!({"tool_name": "prices", "parameters": {"symbol": "DOGE/USD"}});
     let envelope = json!({"type": "tool_call", "data": {"request_id": one, "tool_name": "prices", "parameters": call["parameters"]}});
     tell("channel:tool-events", envelope).await;
-    tell("channel:tool-events", json!({"request_id": one, "tool_name": "prices", "result": [1], "latency_ms": 45})).await;
+    tell(
+        "channel:tool-events",
+        json!({"request_id": one, "tool_name": "prices", "result": [1], "latency_ms": 45}),
+    )
+    .await;
     tell("agent_events", json!({"event_type": "signal", "request_id": one, "action": "BUY"})).await;
     tell("agent_events", json!({"type": "response_chunk", "request_id": one, "text": "Hold "})).await;
-    tell("agent_events", json!({"type": "error", "request_id": two, "error_code": "x", "message": "no luck"})).await;
+    tell(
+        "agent_events",
+        json!({"type": "error", "request_id": two, "error_code": "x", "message": "no luck"}),
+    )
+    .await;
     tell("agent_events", json!({"type": "response_chunk", "request_id": one, "text": "it."})).await;
     tell("agent_events", json!({"type": "completed", "request_id": one})).await;
     let told = running.await.unwrap();
     let data: Vec<_> = told.iter().map(|event| format!("{} {}", event.kind(), event.data())).collect();
     insta::assert_snapshot!(data.join("\n").replace(&one, "[request]"));
     let failed = other.await.unwrap();
-    assert!(matches!(&failed[..], [AgentEvent::Failed { error, error_type: ErrorType::AgentError, .. }] if error == "no luck"));
+    assert!(
+        matches!(&failed[..], [AgentEvent::Failed { error, error_type: ErrorType::AgentError, .. }] if error == "no luck")
+    );
     assert!(agent.pipeline.listener.as_ref().unwrap().is_idle());
 }
 
