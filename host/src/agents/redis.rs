@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_stream::stream;
 use bytesize::ByteSize;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, ProtocolVersion, RedisResult};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -107,7 +107,7 @@ impl Redis {
         let url = own.or_else(|| defaults.url.clone()).ok_or_else(|| {
             setting("url", "is not set, and neither is feed.redis_url: set one of them".to_owned())
         })?;
-        let client = Client::open(url.expose()).map_err(|error| {
+        let client = client(&url).map_err(|error| {
             let reason = error.to_string().replace(url.expose(), "[hidden]");
             setting("url", format!("is no address of a redis, as redis://127.0.0.1:6379: {reason}"))
         })?;
@@ -133,6 +133,13 @@ impl Redis {
             }),
         })
     }
+}
+
+fn client(url: &Secret) -> RedisResult<Client> {
+    let info = url.expose().into_connection_info()?;
+    // Pub/Sub is read as it comes over the older protocol.
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+    Client::open(info.set_redis_settings(settings))
 }
 
 /// The command that an input is, or why it is none.

@@ -119,8 +119,13 @@ impl Follower {
             let woken = inner.ring.woken();
             let rung = self.bell.rung();
             let line = &mut self.line;
+            let mut more = false;
             match inner.ring.take(line.at, BATCH, |entry| line.show(entry, frames)) {
-                Taken::Up(at) | Taken::Nothing(at) => self.line.at = Some(at),
+                Taken::Up(at) => {
+                    self.line.at = Some(at);
+                    more = true;
+                }
+                Taken::Nothing(at) => self.line.at = Some(at),
                 Taken::Unknown => {}
                 Taken::Behind { at, floor } => {
                     let page = Box::pin(inner.behind(at, floor)).await;
@@ -153,6 +158,10 @@ impl Follower {
                     hear(told, &mut self.turns, &mut self.line, inner, frames);
                 }
                 return;
+            }
+            if more {
+                // None of those that were there was for this client.
+                continue;
             }
             match &mut self.turns {
                 Some(turns) => tokio::select! {

@@ -97,6 +97,11 @@ impl Heard {
         }
     }
 
+    /// Whether the next event takes the place of another.
+    pub(super) fn is_full(&self) -> bool {
+        self.items.len() >= self.max_events || self.bytes >= self.max_bytes
+    }
+
     /// Whether anything is in no write.
     pub(super) fn has_unwritten(&self) -> bool {
         // The latest are written last.

@@ -74,7 +74,8 @@ type Command = BoxFuture<'static, RedisResult<Done>>;
 impl Link {
     pub(super) fn new(inner: Arc<Inner>, client: Client) -> Self {
         let config = &inner.config;
-        let heard = Heard::new(config.ring_events, inner.ring_bytes, config.lease * 3);
+        let most = usize::try_from(config.log_events).unwrap_or(usize::MAX);
+        let heard = Heard::new(most, inner.ring_bytes, config.lease * 3);
         let keys = inner.keys.clone();
         let [rubbish, refused, overflow] = Default::default();
         Self { inner, client, keys, heard, lost: None, rubbish, refused, overflow }
@@ -130,6 +131,9 @@ impl Link {
                 command = self.next_command(lease, &token, &commands, now >= write_after);
             }
             let idle = command.is_none();
+            // What is not heard yet waits in order; what can't be written must not wait without end.
+            let ours = !matches!(lease, Lease::Ask(_));
+            let room = !(ours && self.heard.is_full() && now >= write_after);
             let wake = match lease {
                 Lease::Ask(at) => at,
                 Lease::CatchingUp { renew, .. } => renew,
@@ -187,11 +191,12 @@ impl Link {
                         }
                     }
                 }
-                message = messages.next() => {
+                message = messages.next(), if room => {
                     let Some(message) = message else { return Err(closed()) };
-                    let mut released = self.hear(&message);
-                    while let Some(Some(message)) = messages.next().now_or_never() {
-                        released |= self.hear(&message);
+                    let mut released = self.hear(&message, ours);
+                    for _ in 1..WRITE.0 {
+                        let Some(Some(message)) = messages.next().now_or_never() else { break };
+                        released |= self.hear(&message, ours);
                     }
                     if released && let Lease::Ask(at) = &mut lease {
                         *at = Instant::now();
@@ -247,12 +252,8 @@ impl Link {
         let Some(last) = ring.last() else {
             let bounds = (self.inner.config.ring_events, self.inner.ring_bytes);
             let latest = log::latest(commands, &self.keys, bounds).await?;
-            let all = shape.whole && latest.first().map(|logged| logged.id) == shape.first;
-            let floor = match latest.first() {
-                Some(_) if all => FeedId::START,
-                Some(first) => first.id.before(),
-                None => shape.given,
-            };
+            // What came before its first event it may have lost, in a flush as well.
+            let floor = latest.first().map_or(shape.given, |logged| logged.id.before());
             ring.open(floor, latest.last().map_or(shape.given, |logged| logged.id));
             let now = Instant::now();
             let mut entries = Vec::new();
@@ -350,8 +351,8 @@ impl Link {
         }
     }
 
-    /// Notes what came over a channel. True: it says that the lease is free.
-    fn hear(&mut self, message: &Msg) -> bool {
+    /// Notes what came over a channel, whether or not it is `ours` to write. True: it says that the lease is free.
+    fn hear(&mut self, message: &Msg, ours: bool) -> bool {
         let channel = message.get_channel_name();
         if channel == self.keys.lease {
             return true;
@@ -359,12 +360,12 @@ impl Link {
         match event::read(channel, message.get_payload_bytes(), self.inner.payload) {
             Ok(Some(event)) => {
                 let lost = self.heard.hear(event, Instant::now());
-                if lost > 0 {
+                if ours && lost > 0 {
                     self.inner.figures.overflow_errors.increment(lost as u64);
                     if let Some(times) = self.overflow.now() {
-                        tracing::debug!(
+                        tracing::warn!(
                             times,
-                            "more was heard than is kept (feed.ring_events, feed.ring_bytes)"
+                            "events of the feed are lost: more was heard than is kept (feed.log_events, feed.ring_bytes) while redis took none"
                         );
                     }
                 }

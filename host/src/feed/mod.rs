@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use redis::aio::MultiplexedConnection;
+use redis::{IntoConnectionInfo as _, ProtocolVersion};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -455,7 +456,13 @@ pub fn check_url(url: &Secret) -> Result<(), FeedError> {
 
 /// What connects to a URL. The error does not show it, since it may hold a password.
 fn client(url: &Secret) -> Result<redis::Client, FeedError> {
-    redis::Client::open(url.expose()).map_err(|error| {
+    let open = || {
+        let info = url.expose().into_connection_info()?;
+        // Pub/Sub is read as it comes over the older protocol.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+        redis::Client::open(info.set_redis_settings(settings))
+    };
+    open().map_err(|error: redis::RedisError| {
         let reason = error.to_string().replace(url.expose(), "[hidden]");
         FeedError(format!("is no address of a redis, as redis://127.0.0.1:6379: {reason}"))
     })

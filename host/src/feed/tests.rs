@@ -217,7 +217,8 @@ async fn who_fell_off_the_ring_reads_on_from_the_log_and_who_fell_off_that_is_to
     assert_eq!(another.after(&id).await.signals_to(120).await.0, range(2, 120));
 
     publish(&redis, 121..=300).await;
-    client.signals_to(300).await;
+    assert_eq!(client.next().await.name, "gap", "the log keeps 150");
+    assert_eq!(client.signals_to(300).await.0, range(151, 300));
     let mut late = another.after(&id).await;
     let gap = late.next().await;
     assert_eq!((&*gap.name, &gap.data["after"]), ("gap", &json!(id)));
