@@ -7,10 +7,13 @@ mod client;
 mod deadline;
 mod dispatch;
 mod error;
+mod handover;
+mod heartbeat;
 mod native;
 mod server;
 mod sse;
 mod stream;
+mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -135,13 +138,12 @@ struct App {
     hub: Hub,
     store: Arc<dyn Store>,
     metrics: crate::telemetry::Metrics,
-    clock: Clock,
     auth: auth::Auth,
     bodies: body::Bodies,
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
+    heartbeats: heartbeat::Heartbeats,
     stop: CancellationToken,
-    wrap_up: CancellationToken,
     started: Instant,
 }
 
@@ -161,6 +163,7 @@ pub struct Ingress {
     router: Router,
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
+    heartbeats: heartbeat::Timer,
     stop: CancellationToken,
     wrap_up: CancellationToken,
 }
@@ -189,23 +192,23 @@ impl Ingress {
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
         let limits = Arc::new(config.limits);
         let write_timeout = config.stream.write_timeout;
+        let (heartbeats, timer) = heartbeat::heartbeats(config.stream.heartbeat, parts.clock);
         let app = App {
             exchanges: parts.exchanges,
             tasks: parts.tasks,
             hub: parts.hub,
             store: parts.store,
             metrics: parts.metrics,
-            clock: parts.clock,
             auth,
             bodies: body::Bodies::new(limits.clone(), wrap_up.clone()),
             limits: limits.clone(),
             stream: config.stream,
+            heartbeats,
             stop: stop.clone(),
-            wrap_up: wrap_up.clone(),
             started: Instant::now(),
         };
         let router = routes(Arc::new(app), &config.cors)?;
-        Ok(Self { listener, router, limits, write_timeout, stop, wrap_up })
+        Ok(Self { listener, router, limits, write_timeout, heartbeats: timer, stop, wrap_up })
     }
 
     /// Where it listens; with port 0 asked for, the port that it got.
@@ -218,8 +221,8 @@ impl Ingress {
 
     /// Serves until it is told to stop and connections have ended.
     pub async fn serve(self) {
-        server::serve(self.listener, self.router, self.limits, self.write_timeout, self.stop, self.wrap_up)
-            .await;
+        let Self { listener, router, limits, write_timeout, heartbeats, stop, wrap_up } = self;
+        server::serve(listener, router, limits, write_timeout, heartbeats, stop, wrap_up).await;
     }
 }
 
