@@ -13,6 +13,7 @@ mod outbox;
 mod pace;
 mod queue;
 
+pub mod redis;
 pub mod sqlite;
 
 use std::time::Duration;
