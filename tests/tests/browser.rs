@@ -1,9 +1,10 @@
 //! A browser's own `EventSource`: it shows events of another origin, goes on by itself where its connection was cut, and
 //! is told nothing where its page isn't welcome.
 
+use http::Method;
 use plugway_tests::update::message;
-use plugway_tests::{Builder, Gateway, Page, Relay};
-use serde_json::Value;
+use plugway_tests::{Answer, Builder, DEADLINE, Gateway, Page, RedisServer, Relay, eventually};
+use serde_json::{Value, json};
 
 fn builder() -> Builder {
     Gateway::builder().plugin("telegram").set("stream.retry", "100ms")
@@ -29,6 +30,22 @@ fn kinds(reports: &[Value]) -> Vec<&str> {
     reports.iter().filter_map(|report| report["progress"]["progress_type"].as_str()).collect()
 }
 
+/// Cuts the connections of a browser, and waits until it has come back.
+async fn cut(relay: &Relay) {
+    let connections = relay.beginnings().len();
+    relay.cut();
+    eventually(DEADLINE, || async {
+        if relay.beginnings().len() > connections { Ok(()) } else { Err("it has not come back".to_owned()) }
+    })
+    .await;
+}
+
+/// The id that a request of a browser says to have seen last.
+fn last_id(beginning: &str) -> Option<&str> {
+    let mut headers = beginning.lines().filter_map(|line| line.split_once(": "));
+    headers.find_map(|(name, value)| name.eq_ignore_ascii_case("last-event-id").then_some(value))
+}
+
 #[tokio::test]
 async fn a_browser_goes_on_by_itself_where_its_connection_was_cut() {
     let mut page = Page::start().await;
@@ -42,16 +59,7 @@ async fn a_browser_goes_on_by_itself_where_its_connection_was_cut() {
     page.open(&follow(&relay.url(&format!("/stream/{task}"))));
     for seen in [10, 50] {
         page.reports_when(|reports| kinds(reports).len() >= seen).await;
-        let connections = relay.beginnings().len();
-        relay.cut();
-        plugway_tests::eventually(plugway_tests::DEADLINE, || async {
-            if relay.beginnings().len() > connections {
-                Ok(())
-            } else {
-                Err("it has not come back".to_owned())
-            }
-        })
-        .await;
+        cut(&relay).await;
     }
     let reports = page.reports_when(|reports| kinds(reports).contains(&"completed")).await;
 
@@ -65,12 +73,6 @@ async fn a_browser_goes_on_by_itself_where_its_connection_was_cut() {
     // The last id is one that the page was shown, and the browser says it without being asked to.
     let beginnings = relay.beginnings();
     assert_eq!(beginnings.len(), 3, "{beginnings:#?}");
-    let last_id = |beginning: &String| {
-        let lines = beginning.lines();
-        lines
-            .filter_map(|line| line.split_once(": "))
-            .find_map(|(name, value)| name.eq_ignore_ascii_case("last-event-id").then(|| value.to_owned()))
-    };
     assert_eq!(last_id(&beginnings[0]), None);
     for beginning in &beginnings[1..] {
         let id = last_id(beginning).unwrap_or_else(|| panic!("no last id in {beginning}"));
@@ -100,5 +102,58 @@ async fn a_page_that_is_not_listed_is_shown_nothing() {
     page.open(&follow(&gateway.url(&format!("/stream/{task}"))));
     // 2: closed for good.
     let reports = page.reports_when(|reports| !reports.is_empty()).await;
-    assert_eq!(reports, [serde_json::json!({ "state": 2 })]);
+    assert_eq!(reports, [json!({ "state": 2 })]);
+}
+
+#[tokio::test]
+async fn a_browser_with_a_ticket_follows_the_feed_over_a_cut() {
+    const KEY: &str = "a-key-of-the-test";
+    let (mut page, redis) = (Page::start().await, RedisServer::start().await);
+    let gateway = Gateway::builder()
+        .set("auth.keys", vec![KEY])
+        .set("cors.origins", vec![page.origin()])
+        .set("stream.retry", "100ms")
+        .set("feed.redis_url", redis.url())
+        .start()
+        .await;
+    let relay = Relay::start(gateway.host()).await;
+    let request = gateway.request(Method::POST, "/api/agent/ticket").bearer_auth(KEY).json(&json!({}));
+    let answer = Answer::read(request.send().await.expect("an answer")).await.expect("a whole answer");
+    let ticket = answer.expect(200).json()["ticket"].as_str().expect("a ticket").to_owned();
+    let url = Value::from(relay.url(&format!("/api/agent/stream?ticket={ticket}")));
+    page.open(&format!(
+        r#"
+const source = new EventSource({url});
+source.addEventListener("session_start", () => report({{ open: true }}));
+source.addEventListener("signal", (event) => report({{ id: event.lastEventId, signal: JSON.parse(event.data).n }}));
+"#
+    ));
+    page.reports_when(|reports| reports.iter().any(|report| report["open"] == true)).await;
+    let publish = async |numbers: std::ops::RangeInclusive<u32>| {
+        for number in numbers {
+            let signal = json!({ "type": "signal", "n": number }).to_string();
+            eventually(DEADLINE, || async {
+                match redis.publish("channel:signals", &signal).await {
+                    0 => Err("nobody is subscribed".to_owned()),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+        }
+    };
+    publish(1..=5).await;
+    page.reports_when(|reports| reports.iter().any(|report| report["signal"] == 5)).await;
+    // What is published while the browser is away is there when it comes back.
+    relay.cut();
+    publish(6..=10).await;
+    cut(&relay).await;
+    publish(11..=12).await;
+    let reports = page.reports_when(|reports| reports.iter().any(|report| report["signal"] == 12)).await;
+
+    let signals: Vec<_> = reports.iter().filter_map(|report| report["signal"].as_u64()).collect();
+    assert_eq!(signals, (1..=12).collect::<Vec<u64>>(), "each signal once, in order: {reports:#?}");
+    for beginning in &relay.beginnings()[1..] {
+        let id = last_id(beginning).unwrap_or_else(|| panic!("no last id in {beginning}"));
+        assert!(reports.iter().any(|report| report["id"] == id), "{id} was not shown: {reports:#?}");
+    }
 }

@@ -40,14 +40,15 @@ struct Rounds {
 
 pub(super) fn measure(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let (mut plugway, mut nchan) = (Rounds::default(), Rounds::default());
-    for _ in 0..workshop.rounds.min(ROUNDS) {
+    let times = workshop.rounds.min(ROUNDS);
+    for _ in 0..times {
         for (kind, rounds) in SERVERS.into_iter().zip([&mut plugway, &mut nchan]) {
             if workshop.has(kind) {
                 rounds.add(kind, workshop).with_context(|| kind.title())?;
             }
         }
     }
-    let mut rows = vec![Row::new(format!("{} clients held", workshop.held), "", "")];
+    let mut rows = vec![Row::new(format!("{} clients held, {} rounds", workshop.held, times), "", "")];
     for (kind, rounds) in SERVERS.into_iter().zip([&plugway, &nchan]) {
         let ours = kind == Kind::Plugway;
         let kib = |values: &[f64]| written(median(values).map(|bytes| bytes / 1024.0), 2, "KiB");
