@@ -85,7 +85,10 @@ impl Gateway {
         let tasks = new_tasks(&config, &agents, &store, &hub);
         let feed = {
             let (hub, store, clock) = (hub.clone(), store.clone(), clock.clone());
-            Feed::new(config.feed.clone(), feed::Parts { redis: pipelines.url, hub, store, clock })?
+            Feed::new(
+                config.feed.clone(),
+                feed::Parts { redis: pipelines.url, prefix: config.store.prefix.clone(), hub, store, clock },
+            )?
         };
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 

@@ -68,7 +68,8 @@ fn dechunked(answer: &str) -> (String, bool) {
 /// Ids and texts of the chunks among whole events in a body.
 fn chunks(body: &str) -> Vec<(String, String)> {
     let whole = body.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
-    let field = |event: &str, name: &str| event.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+    let field =
+        |event: &str, name: &str| event.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
     let events = whole.split("\n\n").filter(|event| event.contains("\"progress_type\":\"response_chunk\""));
     events
         .map(|event| {
@@ -81,7 +82,8 @@ fn chunks(body: &str) -> Vec<(String, String)> {
 }
 
 fn text(events: &[Event]) -> String {
-    let chunks = events.iter().filter(|event| event.name == "progress" && event.progress() == "response_chunk");
+    let chunks =
+        events.iter().filter(|event| event.name == "progress" && event.progress() == "response_chunk");
     chunks.map(|event| event.json()["data"]["text"].as_str().expect("a chunk's text").to_owned()).collect()
 }
 

@@ -59,8 +59,6 @@ const TRIES: (u32, Duration) = (5, Duration::from_millis(100));
 pub struct FeedConfig {
     /// The Redis that pipelines publish on: "env:NAME", "file:PATH", or the URL.
     pub redis_url: SecretRef,
-    /// Before the names of the feed's keys; gateways of the same prefix share a feed.
-    pub prefix: String,
     /// Channels that are listened to.
     pub channels: Vec<String>,
     /// Agent that runs commands; empty: the default one.
@@ -118,9 +116,6 @@ impl FeedConfig {
         if self.channels.is_empty() || self.channels.iter().any(String::is_empty) {
             return Err(("channels", "must name at least one channel, and none without a name".to_owned()));
         }
-        if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
-            return Err(("prefix", "must not be empty, nor hold braces".to_owned()));
-        }
         Ok(())
     }
 }
@@ -130,6 +125,8 @@ impl FeedConfig {
 pub struct Parts {
     /// Where pipelines publish; none: nowhere, and the feed shows sessions' turns alone.
     pub redis: Option<Secret>,
+    /// Before the names of the feed's keys (`store.prefix`); gateways of the same prefix share a feed.
+    pub prefix: String,
     /// Events of tasks.
     pub hub: Hub,
     /// Tasks of sessions.
@@ -238,7 +235,7 @@ impl Feed {
             payload: bytes(config.payload),
             ring_bytes: bytes(config.ring_bytes),
             ring: Ring::new(config.ring_events, bytes(config.ring_bytes), config.cached_signals),
-            keys: Keys::new(&config.prefix),
+            keys: Keys::new(&parts.prefix),
             config,
             client,
             hub: parts.hub,

@@ -19,7 +19,6 @@ use crate::store::{EventLog as _, TaskQueue as _};
 fn config() -> FeedConfig {
     FeedConfig {
         redis_url: SecretRef::Unset,
-        prefix: "test".into(),
         channels: ["channel:signals", "channel:reasoning", "channel:tool-events", "agent_events"]
             .map(Into::into)
             .into(),
@@ -61,6 +60,7 @@ struct Node {
 impl Node {
     fn start(office: &Office, redis: Option<&RedisServer>, config: FeedConfig) -> Self {
         let parts = Parts {
+            prefix: "test".into(),
             redis: redis.map(RedisServer::url),
             hub: office.hub.clone(),
             store: office.store.clone(),
@@ -614,6 +614,7 @@ async fn a_url_that_is_none_is_refused_without_being_shown() {
     let office = office();
     for url in ["http://user:s3cret@host", "redis://:s3cret@", "rediss://:s3cret@host"] {
         let parts = Parts {
+            prefix: "test".into(),
             redis: Secret::new(url),
             hub: office.hub.clone(),
             store: office.store.clone(),

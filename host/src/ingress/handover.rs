@@ -52,9 +52,7 @@ pub(super) fn response(
 ) -> Response<Body> {
     let alone = futures::stream::once(std::future::ready(Ok::<_, Infallible>(first.clone())));
     let mut response = Response::new(Body::from_stream(alone));
-    response
-        .extensions_mut()
-        .insert(Wish { inner: Arc::new(Mutex::new(Some((first, Box::new(rest))))) });
+    response.extensions_mut().insert(Wish { inner: Arc::new(Mutex::new(Some((first, Box::new(rest))))) });
     response
 }
 
@@ -67,7 +65,12 @@ pub(super) struct Handover {
 
 impl Handover {
     /// Grants the wish of a response, if it has one and may.
-    pub(super) fn arrange(self: &Arc<Self>, method: &Method, version: Version, response: &mut Response<Body>) {
+    pub(super) fn arrange(
+        self: &Arc<Self>,
+        method: &Method,
+        version: Version,
+        response: &mut Response<Body>,
+    ) {
         let Some(wish) = response.extensions_mut().remove::<Wish>() else { return };
         if method != Method::GET || response.status() != StatusCode::OK {
             return;
