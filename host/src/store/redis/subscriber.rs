@@ -26,7 +26,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// A connection on which nothing was heard for so long is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(5);
 /// Attempts that fail though Redis is there, before anybody is told.
-const MANY: u32 = 3;
+const MANY: u32 = 8;
 /// Channels that are subscribed to at once.
 const CHANNELS: usize = 512;
 
