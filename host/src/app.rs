@@ -23,7 +23,8 @@ use crate::feed::{self, Feed};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
 use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
-use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::redis::{self as shared_store, RedisStore};
+use crate::store::sqlite::{self as embedded_store, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::tasks::{self, AgentInfo, Tasks};
 use crate::telemetry::Metrics;
@@ -74,7 +75,7 @@ impl Gateway {
         let pipelines = pipelines(&config)?;
         let agents = Agents::new(&config.agents, &config.default_agent, &tls, &pipelines)?;
         check_feed(&config)?;
-        let store = open_store(&config, &clock)?;
+        let store = open_store(&config, &clock).await?;
         let hub_config = hub::Config {
             ring_events: config.stream.ring_events,
             ring_bytes: usize::try_from(config.stream.ring_bytes.as_u64()).unwrap_or(usize::MAX),
@@ -243,15 +244,50 @@ impl Part {
     }
 }
 
-fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+    let (queue_limit, clock) = (config.workers.queue, clock.clone());
     match config.store.kind {
         StoreKind::Sqlite => {
             let options =
-                Options { queue_limit: config.workers.queue, clock: clock.clone(), ..Options::default() };
+                embedded_store::Options { queue_limit, clock, ..embedded_store::Options::default() };
             let store = SqliteStore::open(&config.data_dir, options)
                 .with_context(|| format!("can't open the store in {}", config.data_dir.display()))?;
             Ok(Arc::new(store))
         }
+        StoreKind::Redis => {
+            let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+            let options = shared_store::Options {
+                url: redis_url(config)?,
+                prefix: config.store.prefix.clone(),
+                timeout: config.store.timeout,
+                connect_timeout: config.store.connect_timeout,
+                queue_limit,
+                log_events: config.store.log_events,
+                pending_bytes: bytes(config.store.pending),
+                notice_bytes: bytes(config.store.notices),
+                clock,
+            };
+            let store = RedisStore::open(options).await.context("can't open the store in Redis")?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// The URL of Redis, from where the configuration says that it is.
+fn redis_url(config: &Config) -> anyhow::Result<String> {
+    let url = config.store.url.resolve().context("store.url")?;
+    let url = url.with_context(|| format!("store.url: {} is not set", config.store.url))?;
+    Ok(url.expose().to_owned())
+}
+
+/// Checks what can be checked of the store without opening it.
+///
+/// # Errors
+/// The URL of Redis is not given, or none.
+pub fn check_store(config: &Config) -> anyhow::Result<()> {
+    match config.store.kind {
+        StoreKind::Sqlite => Ok(()),
+        StoreKind::Redis => Ok(shared_store::check_url(&redis_url(config)?)?),
     }
 }
 
@@ -260,7 +296,11 @@ fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> 
 /// # Errors
 /// The URL can't be read from where it is said to be.
 pub fn pipelines(config: &Config) -> anyhow::Result<Pipelines> {
-    let url = config.feed.redis_url.resolve().context("feed.redis_url")?;
+    let own = config.feed.redis_url.resolve().context("feed.redis_url")?;
+    let url = match config.store.kind {
+        StoreKind::Redis if own.is_none() => config.store.url.resolve().context("store.url")?,
+        _ => own,
+    };
     Ok(Pipelines { url, channels: config.feed.channels.clone(), payload: config.feed.payload })
 }
 

@@ -14,6 +14,7 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     let config = serve::load(args)?;
     Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
     Callbacks::new(config.callbacks.clone())?;
+    app::check_store(&config)?;
     let pipelines = app::pipelines(&config)?;
     Agents::new(&config.agents, &config.default_agent, &Tls::default(), &pipelines)?;
     app::check_feed(&config)?;

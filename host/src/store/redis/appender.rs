@@ -2,12 +2,12 @@
 //! until Redis takes it again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -29,6 +29,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 struct Batch {
     events: Vec<Arc<Event>>,
+    number: u64,
     _room: OwnedSemaphorePermit,
 }
 
@@ -42,47 +43,59 @@ pub(super) struct Appender {
     line: Arc<Line>,
 }
 
-/// What was taken and is not written yet.
+/// What was taken and is not written yet. Batches are numbered in the order in which they are taken and written.
 #[derive(Debug)]
 struct Pending {
-    tasks: Mutex<HashMap<TaskId, usize>>,
-    /// Why the last attempt failed; none: it did not. Changes with every attempt.
-    attempts: watch::Sender<Option<Failure>>,
+    taken: Mutex<Taken>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Number of the last batch.
+    last: u64,
+    /// And of the last one with events of a task, for those that are not written.
+    tasks: HashMap<TaskId, u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// Number of the last batch that was written.
+    written: u64,
+    /// Why the last attempt failed; none: it did not.
+    failure: Option<Failure>,
 }
 
 impl Pending {
-    fn with<T>(&self, change: impl FnOnce(&mut HashMap<TaskId, usize>) -> T) -> T {
-        change(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, task: Option<TaskId>) -> bool {
-        self.with(|tasks| task.map_or(!tasks.is_empty(), |task| tasks.contains_key(&task)))
+    /// The batch to wait for before all that was taken of a task (none: of all) is written.
+    fn last(&self, task: Option<TaskId>) -> u64 {
+        let taken = self.taken();
+        match task {
+            None => taken.last,
+            Some(task) => taken.tasks.get(&task).copied().unwrap_or(0),
+        }
     }
 
-    fn add(&self, events: &[Arc<Event>]) {
-        self.with(|tasks| {
-            for event in events {
-                *tasks.entry(event.task).or_insert(0) += 1;
+    fn written(&self, number: u64, tasks: impl Iterator<Item = TaskId>) {
+        let mut taken = self.taken();
+        for task in tasks {
+            if taken.tasks.get(&task).is_some_and(|last| *last <= number) {
+                taken.tasks.remove(&task);
             }
-        });
-    }
-
-    fn remove(&self, task: TaskId, count: usize) {
-        self.with(|tasks| {
-            if let Some(left) = tasks.get_mut(&task) {
-                *left = left.saturating_sub(count);
-                if *left == 0 {
-                    tasks.remove(&task);
-                }
-            }
-        });
+        }
+        drop(taken);
+        self.progress.send_replace(Progress { written: number, failure: None });
     }
 }
 
 impl Appender {
     pub(super) fn start(line: Arc<Line>, cap: u64, bytes: usize, stop: CancellationToken) -> Self {
         let size = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 28);
-        let pending = Arc::new(Pending { tasks: Mutex::default(), attempts: watch::Sender::new(None) });
+        let pending = Arc::new(Pending { taken: Mutex::default(), progress: watch::Sender::default() });
         let (queue, inbox) = mpsc::unbounded_channel();
         let writer = Writer { line: Arc::clone(&line), cap, inbox, pending: Arc::clone(&pending) };
         tokio::spawn(async move {
@@ -106,8 +119,14 @@ impl Appender {
         if self.line.link.is_closed() {
             return Err(closed());
         }
-        self.pending.add(&events);
-        self.queue.send(Batch { events, _room: room }).map_err(|_| closed())
+        let mut taken = self.pending.taken();
+        taken.last += 1;
+        let number = taken.last;
+        for event in &events {
+            taken.tasks.insert(event.task, number);
+        }
+        // Still locked: batches go into the queue in the order of their numbers.
+        self.queue.send(Batch { events, number, _room: room }).map_err(|_| closed())
     }
 
     /// Waits until the events that were taken of a task (none: of all) are written.
@@ -115,14 +134,15 @@ impl Appender {
     /// # Errors
     /// Redis does not take them.
     pub(super) async fn flush(&self, task: Option<TaskId>) -> Result<(), Failure> {
-        let mut attempts = self.pending.attempts.subscribe();
+        let mut progress = self.pending.progress.subscribe();
+        let wanted = self.pending.last(task);
         let until = Instant::now() + self.line.link.timeout();
-        while self.pending.has(task) {
-            match tokio::time::timeout_at(until, attempts.changed()).await {
+        while progress.borrow_and_update().written < wanted {
+            match timeout_at(until, progress.changed()).await {
                 Ok(Ok(())) => {
-                    let failure = attempts.borrow_and_update().clone();
-                    if let Some(failure) = failure
-                        && self.pending.has(task)
+                    let now = progress.borrow().clone();
+                    if let Some(failure) = now.failure
+                        && now.written < wanted
                     {
                         return Err(failure);
                     }
@@ -143,7 +163,7 @@ impl Appender {
         let patience = self.line.link.timeout();
         let flushed = timeout(patience, async { while self.flush(None).await.is_err() {} }).await;
         if flushed.is_err() {
-            let lost = self.pending.with(|tasks| tasks.values().sum::<usize>());
+            let lost = self.pending.last(None) - self.pending.progress.borrow().written;
             error!(lost, "events could not be logged before the store closed");
         }
     }
@@ -165,6 +185,8 @@ impl Writer {
                 by_task.entry(event.task).or_default().push(Arc::clone(event));
             }
             join_all(by_task.iter().map(|(task, events)| self.write_all(*task, events))).await;
+            let last = group.last().map_or(0, |batch: &Batch| batch.number);
+            self.pending.written(last, by_task.into_keys());
             group.clear();
         }
     }
@@ -192,22 +214,16 @@ impl Writer {
                 }
             };
             let written = self.line.run(|scripts| &scripts.append, arguments, Again::Yes).await;
-            let failure = match written {
-                Ok(_) => None,
+            match written {
+                Ok(_) => return,
                 // Nobody will ever be able to write these; what comes behind them may be.
                 Err(failure @ Failure::Unreadable { .. }) => {
                     error!(%task, events = events.len(), "events could not be logged: {failure}");
-                    None
+                    return;
                 }
-                Err(failure) => Some(failure),
-            };
-            let done = failure.is_none();
-            if done {
-                self.pending.remove(task, events.len());
-            }
-            self.pending.attempts.send_replace(failure);
-            if done {
-                return;
+                Err(failure) => {
+                    self.pending.progress.send_modify(|progress| progress.failure = Some(failure));
+                }
             }
             sleep(PAUSE).await;
         }

@@ -38,6 +38,7 @@ use crate::domain::{Clock, Steady, TaskId};
 use appender::Appender;
 use failure::Failure;
 use link::{Again, Link};
+pub use open::check_url;
 use reply::{Misread, Read, Words};
 use scripts::Script;
 use subscriber::Subscriber;

@@ -29,7 +29,7 @@ impl RedisStore {
         let client = client(&options.url)?;
         let link = Link::open(client, options.timeout, options.connect_timeout).await?;
         let at = Arc::clone(link.at());
-        let answers = link.read(&examination(&options)).await;
+        let answers = link.read(&examination()).await;
         let answers = match answers {
             Ok(answers) => answers,
             // Who may not ask is not told.
@@ -63,11 +63,15 @@ impl RedisStore {
     }
 }
 
-/// Checks the URL without connecting.
+/// Checks a URL without connecting.
 ///
 /// # Errors
 /// A sentence without the URL, which may hold a password.
-pub(super) fn client(url: &str) -> Result<Client, StoreError> {
+pub fn check_url(url: &str) -> Result<(), StoreError> {
+    client(url).map(drop)
+}
+
+fn client(url: &str) -> Result<Client, StoreError> {
     let wrong = |why: &str| {
         let wanted = "redis://[user:password@]host[:port][/database], rediss://… or unix:///path";
         StoreError::Unavailable(format!("store.url is not usable: {why}; it has to be {wanted}").into())
@@ -77,7 +81,7 @@ pub(super) fn client(url: &str) -> Result<Client, StoreError> {
     Client::open(info.set_redis_settings(settings)).map_err(|error| wrong(&error.to_string()))
 }
 
-fn examination(_options: &Options) -> redis::Pipeline {
+fn examination() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.cmd("INFO").arg("server");
     pipeline.cmd("CONFIG").arg("GET").arg("save").arg("appendonly").arg("maxmemory").arg("maxmemory-policy");

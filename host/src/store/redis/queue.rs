@@ -53,6 +53,8 @@ impl TaskQueue for RedisStore {
     }
 
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Claimed<Claim>, StoreError> {
+        // It may take over a run that has said something here a moment ago.
+        self.appender.flush(None).await?;
         let arguments = |cmd: &mut redis::Cmd| {
             cmd.arg(limit).arg(millis(lease));
         };

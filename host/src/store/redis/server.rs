@@ -36,6 +36,12 @@ impl Server {
         }
     }
 
+    /// Changes an argument for the next start.
+    pub(super) fn set_argument(&mut self, name: &str, value: &str) {
+        let at = self.arguments.iter().position(|argument| argument == name).unwrap();
+        self.arguments[at + 1] = value.to_owned();
+    }
+
     pub(super) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();

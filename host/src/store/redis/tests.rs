@@ -1,18 +1,22 @@
 //! The conformance suite over Redis, and what only this store promises.
 
-use std::sync::Arc;
+mod nodes;
+mod trouble;
 
-use super::super::Store;
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::super::conformance::{Fixture, conformance_suite};
+use super::super::{Claim, Kv, NewWebhook, Store};
 use super::server::Server;
-use super::{Options, RedisStore};
-use crate::domain::Clock;
+use super::{Options, RedisStore, hex};
+use crate::domain::{Clock, DeliveryOrder, Event, Kind, Moment, NewTask, Position, SessionId, TaskId};
 
 conformance_suite!(Shared);
 
 /// A Redis of its own, and one node.
 struct Shared {
-    server: Server,
+    _server: Server,
     options: Options,
     store: Option<Arc<RedisStore>>,
 }
@@ -22,7 +26,7 @@ impl Shared {
         let server = Server::start(&[]);
         let options = Options { url: server.url(), ..options };
         let store = RedisStore::open(options.clone()).await.unwrap();
-        Self { server, options, store: Some(Arc::new(store)) }
+        Self { _server: server, options, store: Some(Arc::new(store)) }
     }
 
     fn take(&mut self) -> RedisStore {
@@ -61,38 +65,51 @@ impl Fixture for Shared {
     }
 }
 
-/// Two nodes on one Redis.
-async fn two() -> (Server, RedisStore, RedisStore) {
-    let server = Server::start(&[]);
-    let options = Options { url: server.url(), ..Options::default() };
-    let (a, b) = tokio::try_join!(RedisStore::open(options.clone()), RedisStore::open(options)).unwrap();
-    (server, a, b)
+fn options(server: &Server) -> Options {
+    Options { url: server.url(), ..Options::default() }
 }
 
-#[tokio::test]
-async fn rates_and_pauses_hold_over_all_nodes() {
-    use std::time::Duration;
+async fn node(server: &Server) -> Arc<RedisStore> {
+    Arc::new(RedisStore::open(options(server)).await.unwrap())
+}
 
-    use super::super::{Pace as _, Rate};
+fn session(name: &str) -> SessionId {
+    SessionId::new("plug", name).unwrap()
+}
 
-    let (_server, a, b) = two().await;
-    let rate = |key: &str, count| Rate { key: key.into(), count, per: Duration::from_secs(60) };
-    let both = [rate("chat", 2), rate("all", 100)];
-    assert_eq!(a.reserve("bot", &both, Duration::ZERO).await.unwrap(), Some(Duration::ZERO));
-    assert_eq!(b.reserve("bot", &both, Duration::ZERO).await.unwrap(), Some(Duration::ZERO));
-    assert_eq!(a.reserve("bot", &both, Duration::from_secs(50)).await.unwrap(), None, "the window is full");
-    assert_eq!(
-        b.reserve("other", &both, Duration::ZERO).await.unwrap(),
-        Some(Duration::ZERO),
-        "of another owner"
-    );
-    let wait = b.reserve("bot", &both, Duration::from_secs(61)).await.unwrap().unwrap();
-    assert!(wait > Duration::from_secs(55), "{wait:?}");
-    let free = [rate("free", 5)];
-    b.pause("bot", "free", Duration::from_secs(40)).await.unwrap();
-    b.pause("bot", "free", Duration::from_secs(1)).await.unwrap();
-    assert!(a.is_paused("bot", &free).await.unwrap() && !a.is_paused("bot", &both).await.unwrap());
-    assert_eq!(a.reserve("bot", &free, Duration::from_secs(20)).await.unwrap(), None);
-    let wait = a.reserve("bot", &free, Duration::from_secs(41)).await.unwrap().unwrap();
-    assert!(wait > Duration::from_secs(35), "{wait:?}");
+fn task(name: &str) -> NewTask {
+    NewTask {
+        id: TaskId::new(),
+        adapter: "plug".into(),
+        agent: "echo".into(),
+        session: session(name),
+        input: "{}".into(),
+        deliver: None,
+        idempotency_key: None,
+    }
+}
+
+fn event(claim: &Claim, seq: u64, kind: Kind) -> Event {
+    Event {
+        task: claim.task.id,
+        session: claim.task.session.clone(),
+        position: Position { attempt: claim.task.attempt, seq },
+        kind,
+        at_ms: 1_000 + seq,
+        data: format!(r#"{{"text":"grüße {seq}"}}"#).into(),
+    }
+}
+
+fn webhook(key: &str) -> NewWebhook {
+    let (owner, url, origin) = ("plug".into(), "https://example.org/x".into(), "https://example.org".into());
+    NewWebhook { owner, key: key.into(), url, origin, lane: key.into(), body: "{}".into() }
+}
+
+/// Waits until something is so.
+async fn eventually(is_so: impl AsyncFn() -> bool) {
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < until, "it never was so");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
