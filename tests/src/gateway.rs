@@ -429,6 +429,11 @@ impl Gateway {
         send(self.request(Method::POST, &format!("/admin/plugins/{name}/{action}"))).await
     }
 
+    /// Memory of its process now, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.process.as_ref().expect("the gateway runs").memory()
+    }
+
     /// Its figures now.
     pub async fn metrics(&self) -> Metrics {
         Metrics::parse(&self.get("/metrics").await.expect(200).text())

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod bot_api;
+mod browser;
 pub mod client;
 mod eventually;
 mod files;
@@ -18,11 +19,13 @@ mod ports;
 mod process;
 mod receiver;
 mod redis;
+mod relay;
 mod sse;
 mod test_api;
 pub mod update;
 
 pub use answer::Answer;
+pub use browser::Page;
 pub use eventually::{DEADLINE, eventually, within};
 pub use files::{fixture, plugin, plugway, workspace};
 pub use gateway::{Builder, Failure, Gateway, run};
@@ -30,4 +33,5 @@ pub use metrics::Metrics;
 pub use plugins::{compile_bomb, exporting, install, overwrite_bytes, salted, with_contract_version};
 pub use receiver::{Receiver, Reception};
 pub use redis::RedisServer;
+pub use relay::Relay;
 pub use sse::{Event, Sse};

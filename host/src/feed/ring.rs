@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn an_event_under_another_id_is_the_same_otherwise() {
         let entry = entry(2);
-        assert_eq!(entry.frame.payload(), "id: 2-0\nevent: signal\ndata: {\"n\":2}\n\n");
-        assert_eq!(entry.under(&"2-0~x").payload(), "id: 2-0~x\nevent: signal\ndata: {\"n\":2}\n\n");
+        assert_eq!(entry.frame.payload(), *b"id: 2-0\nevent: signal\ndata: {\"n\":2}\n\n");
+        assert_eq!(entry.under(&"2-0~x").payload(), *b"id: 2-0~x\nevent: signal\ndata: {\"n\":2}\n\n");
     }
 }

@@ -15,6 +15,8 @@ use crate::store::StoreError;
 const PAGE: usize = 256;
 /// First wait for a log that is behind the ring.
 const CATCH_UP: Duration = Duration::from_millis(5);
+/// Longest one.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What following brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,16 +100,17 @@ impl Follower {
                 }
                 Found::Elsewhere => {}
             }
-            if let Some(step) = self.replay(into, max, cause).await? {
+            // What is rare is boxed, so that a follower that waits for its next event takes little memory.
+            if let Some(step) = Box::pin(self.replay(into, max, cause)).await? {
                 return Ok(step);
             }
             if topic.pending(self.position) > 0 {
                 // The log is a moment behind the ring. Whatever is published meanwhile does not change that.
-                tokio::time::sleep(wait.for_log()).await;
+                Box::pin(tokio::time::sleep(wait.for_log())).await;
                 continue;
             }
             topic.watch(|| Watch::new(&self.hub.inner.store, self.task));
-            cause = match tokio::time::timeout(wait.for_others(), woken).await {
+            cause = match Box::pin(tokio::time::timeout(wait.for_others(), woken)).await {
                 Ok(()) => Cause::Woken,
                 Err(_) => Cause::Unsure,
             };
@@ -188,30 +191,28 @@ fn missing(at: Position, event: &Event) -> Option<(u64, u64)> {
     (seq > seen.saturating_add(1) && !alone).then(|| (seen + 1, seq - 1))
 }
 
-/// Growing pauses between looks into the store.
+/// Pauses between looks into the store.
 #[derive(Debug)]
 pub(super) struct Wait {
     log: Duration,
-    others: Duration,
-    longest: Duration,
+    poll: Duration,
 }
 
 impl Wait {
     pub(super) fn new(poll: Duration) -> Self {
-        Self { log: CATCH_UP, others: poll, longest: poll * 8 }
+        Self { log: CATCH_UP, poll }
     }
 
-    /// The log is behind the ring.
+    /// The log is behind the ring: a little longer every time.
     fn for_log(&mut self) -> Duration {
         let length = self.log;
-        self.log = (length * 2).min(self.longest / 8);
+        self.log = (length * 2).min(LATE);
         length
     }
 
-    /// Somebody else may write.
-    pub(super) fn for_others(&mut self) -> Duration {
-        let length = self.others;
-        self.others = (length * 2).min(self.longest);
-        length
+    /// Somebody else may write. Between a half and the whole of the poll, so that those who came together do not look
+    /// together.
+    pub(super) fn for_others(&self) -> Duration {
+        self.poll.mul_f64(rand::random_range(0.5..1.0))
     }
 }

@@ -49,17 +49,17 @@ impl Frame {
     }
 
     /// The text alone, as it stands in a body that is not chunked.
-    pub fn payload(&self) -> Bytes {
+    pub fn payload(&self) -> &[u8] {
         if self.is_empty() {
-            return Bytes::new();
+            return &[];
         }
-        self.chunk.slice(self.text as usize..self.chunk.len() - 2)
+        &self.chunk[self.text as usize..self.chunk.len() - 2]
     }
 }
 
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Frame").field(&self.payload()).finish()
+        f.debug_tuple("Frame").field(&String::from_utf8_lossy(self.payload())).finish()
     }
 }
 

@@ -34,14 +34,14 @@ pub struct Config {
     pub ring_events: usize,
     /// Bytes in a ring ([`Entry::weight`]); the latest event is there whatever it weighs.
     pub ring_bytes: usize,
-    /// How often a follower with nothing to hear looks into the store by itself, at first; up to eight times as long
-    /// while it finds nothing. Needed where others write to the store; a safety net elsewhere.
+    /// Longest time between two looks into the store of a follower with nothing to hear. Whoever writes to the store
+    /// says so: this is a net below.
     pub poll: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ring_events: 1000, ring_bytes: 4 << 20, poll: Duration::from_secs(1) }
+        Self { ring_events: 1000, ring_bytes: 4 << 20, poll: Duration::from_secs(30) }
     }
 }
 

@@ -87,7 +87,7 @@ impl SessionFollower {
     /// The store could not be read; the follower stands where it stood.
     pub async fn next(&mut self, into: &mut Vec<Entry>, max: usize) -> Result<Step, StoreError> {
         let store = Arc::clone(&self.hub.inner.store);
-        let mut wait = Wait::new(self.hub.inner.config.poll);
+        let wait = Wait::new(self.hub.inner.config.poll);
         if let Some(cursor) = self.resume {
             let status = store.status(cursor.task).await?;
             if status.is_some_and(|status| status.session == self.session) {

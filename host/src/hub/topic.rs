@@ -14,6 +14,9 @@ use super::Frame;
 use crate::domain::{Event, Kind, Position, TaskId};
 use crate::store::Store;
 
+/// Weight of entries after which a reader has enough at a time, so that what a slow one holds is bounded.
+const TAKE_BYTES: usize = 64 << 10;
+
 /// Bytes that an encoded event may have beside its data: names, ids, the time.
 pub const FRAME_OVERHEAD: usize = 256;
 
@@ -194,8 +197,15 @@ impl Topic {
         if left == 0 {
             return if ring.is_complete() { Found::Nothing } else { Found::Elsewhere };
         }
-        let taken = left.min(max.max(1));
-        into.extend(ring.entries.range(start..start + taken).cloned());
+        let mut bytes = 0;
+        let entries = ring.entries.range(start..).take(max.max(1)).take_while(|entry| {
+            let wanted = bytes < TAKE_BYTES;
+            bytes += entry.weight();
+            wanted
+        });
+        let before = into.len();
+        into.extend(entries.cloned());
+        let taken = into.len() - before;
         Found::Events { behind: left - taken }
     }
 

@@ -1,8 +1,10 @@
 //! A connection whose writes must get on: a peer that takes nothing for too long is cut off, whatever it was being sent.
+//! It says when all is written, for those who wait to have the connection.
 
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,18 +12,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::handover::Handover;
+
 /// A TCP stream with a deadline for every write that has to wait.
-#[derive(Debug)]
 pub(super) struct WriteDeadline {
     stream: TcpStream,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
+    handover: Arc<Handover>,
 }
 
 impl WriteDeadline {
     /// Lets no write wait for longer than `limit`.
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, waiting: None }
+    pub(super) fn new(stream: TcpStream, limit: Duration, handover: Arc<Handover>) -> Self {
+        Self { stream, limit, waiting: None, handover }
+    }
+
+    /// The stream, without its deadline.
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.stream
     }
 
     fn watch<R>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
@@ -76,6 +85,9 @@ impl AsyncWrite for WriteDeadline {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if result.is_ready() {
+            self.handover.flushed();
+        }
         self.watch(cx, result)
     }
 

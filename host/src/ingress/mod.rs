@@ -8,12 +8,15 @@ mod deadline;
 mod dispatch;
 mod error;
 mod feed;
+mod handover;
+mod heartbeat;
 mod native;
 mod per_address;
 mod server;
 mod sse;
 mod stream;
 mod ticket;
+mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -149,8 +152,8 @@ struct App {
     bodies: body::Bodies,
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
+    heartbeats: heartbeat::Heartbeats,
     stop: CancellationToken,
-    wrap_up: CancellationToken,
     started: Instant,
 }
 
@@ -170,6 +173,7 @@ pub struct Ingress {
     router: Router,
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
+    heartbeats: heartbeat::Timer,
     stop: CancellationToken,
     wrap_up: CancellationToken,
 }
@@ -198,6 +202,7 @@ impl Ingress {
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
         let limits = Arc::new(config.limits);
         let write_timeout = config.stream.write_timeout;
+        let (heartbeats, timer) = heartbeat::heartbeats(config.stream.heartbeat, parts.clock.clone());
         let app = App {
             exchanges: parts.exchanges,
             tasks: parts.tasks,
@@ -215,12 +220,12 @@ impl Ingress {
             bodies: body::Bodies::new(limits.clone(), wrap_up.clone()),
             limits: limits.clone(),
             stream: config.stream,
+            heartbeats,
             stop: stop.clone(),
-            wrap_up: wrap_up.clone(),
             started: Instant::now(),
         };
         let router = routes(Arc::new(app), &config.cors)?;
-        Ok(Self { listener, router, limits, write_timeout, stop, wrap_up })
+        Ok(Self { listener, router, limits, write_timeout, heartbeats: timer, stop, wrap_up })
     }
 
     /// Where it listens; with port 0 asked for, the port that it got.
@@ -233,8 +238,8 @@ impl Ingress {
 
     /// Serves until it is told to stop and connections have ended.
     pub async fn serve(self) {
-        server::serve(self.listener, self.router, self.limits, self.write_timeout, self.stop, self.wrap_up)
-            .await;
+        let Self { listener, router, limits, write_timeout, heartbeats, stop, wrap_up } = self;
+        server::serve(listener, router, limits, write_timeout, heartbeats, stop, wrap_up).await;
     }
 }
 

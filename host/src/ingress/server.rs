@@ -1,8 +1,11 @@
 //! The listener: a permit before every accept, one task a connection, and an orderly end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,19 +15,30 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use super::deadline::WriteDeadline;
+use super::handover::Handover;
+use super::heartbeat::Timer;
 use super::{HttpLimits, RequestId};
 
 /// Most header fields of a request.
 const HEADERS: usize = 128;
 /// What connections get to take their last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// What all connections have in common.
+struct Server {
+    router: Router,
+    limits: Arc<HttpLimits>,
+    write_timeout: Duration,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
 
 /// Accepts connections. From `stop` on each serves one more request, so that whoever asks hears that the gateway
 /// drains; at `wrap_up` nothing more is accepted, and what is left ends at once.
@@ -33,11 +47,14 @@ pub(super) async fn serve(
     router: Router,
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
+    heartbeats: Timer,
     stop: CancellationToken,
     wrap_up: CancellationToken,
 ) {
     let connections = TaskTracker::new();
+    connections.spawn(heartbeats.run(wrap_up.clone()));
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let server = Arc::new(Server { router, limits, write_timeout, stop, connections: connections.clone() });
     loop {
         let permit = tokio::select! {
             () = wrap_up.cancelled() => break,
@@ -57,8 +74,7 @@ pub(super) async fn serve(
         };
         // Small writes must not wait for company; a refusal costs latency only.
         let _ = stream.set_nodelay(true);
-        let io = WriteDeadline::new(stream, write_timeout);
-        connections.spawn(connection(io, peer, router.clone(), limits.clone(), stop.clone(), permit));
+        connections.spawn(connection(Arc::clone(&server), stream, peer, permit));
     }
     drop(listener);
     connections.close();
@@ -67,15 +83,15 @@ pub(super) async fn serve(
     }
 }
 
-async fn connection(
-    io: WriteDeadline,
-    peer: SocketAddr,
-    router: Router,
-    limits: Arc<HttpLimits>,
-    stop: CancellationToken,
-    permit: OwnedSemaphorePermit,
-) {
-    let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request, peer));
+/// Serves requests until the connection ends, or one of them takes it over.
+async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    let Server { router, limits, write_timeout, stop, connections } = &*server;
+    let handover = Arc::new(Handover::default());
+    let io = WriteDeadline::new(stream, *write_timeout, Arc::clone(&handover));
+    let service = service_fn({
+        let (router, handover) = (router.clone(), Arc::clone(&handover));
+        move |request: Request<Incoming>| answer(router.clone(), request, peer, Arc::clone(&handover))
+    });
     let late = stop.is_cancelled();
     let mut builder = http1::Builder::new();
     builder
@@ -84,19 +100,34 @@ async fn connection(
         .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS)
         .max_buf_size(usize::try_from(limits.header.as_u64()).unwrap_or(usize::MAX));
-    let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled(), if !late => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let mut connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+    // None: it is due to be handed over.
+    let result = {
+        let mut connection = Pin::new(&mut connection);
+        let mut stopping = std::pin::pin!(stop.cancelled());
+        let mut told = late;
+        poll_fn(|cx| {
+            if !told && stopping.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            match connection.as_mut().poll(cx) {
+                Poll::Pending if handover.is_due() => Poll::Ready(None),
+                result => result.map(Some),
+            }
+        })
+        .await
     };
-    if let Err(error) = result {
-        tracing::debug!(%peer, %error, "connection ended badly");
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "connection ended badly"),
+        // What the library has read beyond the request is not answered: the answer said that it would be the last.
+        None => {
+            if let Some(parts) = connection.into_parts() {
+                handover.go_on(parts.io.into_inner().into_inner(), permit, connections);
+            }
+        }
     }
-    drop(permit);
 }
 
 /// Counts an answer by the class of its status.
@@ -115,7 +146,9 @@ async fn answer(
     mut router: Router,
     request: Request<Incoming>,
     peer: SocketAddr,
+    handover: Arc<Handover>,
 ) -> Result<Response<Body>, Infallible> {
+    let (method, version) = (request.method().clone(), request.version());
     let id = RequestId::new();
     let mut request = request.map(Body::new);
     let value = HeaderValue::from_str(&id.0);
@@ -123,6 +156,7 @@ async fn answer(
     request.extensions_mut().insert(peer);
     let mut response = router.call(request).await?;
     count(response.status());
+    handover.arrange(&method, version, &mut response);
     if let Ok(value) = value {
         response.headers_mut().insert("x-request-id", value);
     }

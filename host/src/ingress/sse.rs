@@ -1,20 +1,15 @@
-//! Event streams: what every one of them has in common, whatever it tells. A first byte at once, heartbeats, writes of
-//! bounded size, and an end when the gateway wraps up.
+//! Event streams: what every one of them has in common, whatever it tells. A first byte at once, and then a connection
+//! of its own, on which `writer` writes what the source tells.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::response::Response;
-use bytes::{BufMut as _, BytesMut};
 use http::{HeaderValue, header};
 
-use super::App;
-use crate::domain::rfc3339;
+use super::{App, handover, writer};
 use crate::hub::Frame;
-
-/// Largest write.
-const WRITE: usize = 64 << 10;
 
 /// What an event stream tells.
 pub(super) trait Source: Send + 'static {
@@ -25,7 +20,17 @@ pub(super) trait Source: Send + 'static {
 
 /// Answers a request with an event stream.
 pub(super) fn response(app: &Arc<App>, source: impl Source) -> Response {
-    let mut response = Response::new(Body::from_stream(pieces(Arc::clone(app), source)));
+    let first = Bytes::from(format!(": plugway\nretry: {}\n\n", app.stream.retry.as_millis()));
+    let app = Arc::clone(app);
+    let mut response = handover::response(first, move |connection, tracker| {
+        let bounds = writer::Bounds {
+            write_timeout: app.stream.write_timeout,
+            unsent: u32::try_from(app.stream.unsent.as_u64()).unwrap_or(u32::MAX),
+            received: usize::try_from(app.limits.header.as_u64()).unwrap_or(usize::MAX),
+        };
+        let heartbeat = app.heartbeats.join();
+        tracker.spawn(writer::write(connection, bounds, source, heartbeat));
+    });
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -36,74 +41,4 @@ pub(super) fn response(app: &Arc<App>, source: impl Source) -> Response {
 /// How long a source leaves alone what has failed so many times in a row: from 50 ms, doubling, up to 2 s.
 pub(super) fn back_off(failures: u32) -> Duration {
     Duration::from_millis(50 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(2))
-}
-
-/// The stream's bytes, piece by piece as they go out.
-fn pieces(
-    app: Arc<App>,
-    mut source: impl Source,
-) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-    async_stream::stream! {
-        let _open = OpenStream::begin();
-        yield Ok(Bytes::from(format!(": plugway\nretry: {}\n\n", app.stream.retry.as_millis())));
-        let mut frames: Vec<Frame> = Vec::new();
-        let mut heartbeat = tokio::time::interval(app.stream.heartbeat);
-        heartbeat.reset();
-        loop {
-            let more = tokio::select! {
-                biased;
-                // First, since events that are not shown may come without end.
-                _ = heartbeat.tick() => {
-                    let now = rfc3339(app.clock.now_ms());
-                    yield Ok(Bytes::from(format!("event: heartbeat\ndata: {{\"timestamp\":\"{now}\"}}\n\n")));
-                    continue;
-                }
-                more = source.next(&mut frames) => more,
-                () = app.wrap_up.cancelled() => return,
-            };
-            if !more {
-                return;
-            }
-            for piece in join(&frames) {
-                yield Ok(piece);
-            }
-            frames.clear();
-            heartbeat.reset();
-        }
-    }
-}
-
-/// Joins frames into writes of bounded size.
-fn join(frames: &[Frame]) -> Vec<Bytes> {
-    if let [frame] = frames {
-        return vec![frame.payload()];
-    }
-    let mut writes = Vec::new();
-    let mut write = BytesMut::new();
-    for frame in frames.iter().map(Frame::payload) {
-        if !write.is_empty() && write.len() + frame.len() > WRITE {
-            writes.push(write.split().freeze());
-        }
-        write.put(frame);
-    }
-    if !write.is_empty() {
-        writes.push(write.freeze());
-    }
-    writes
-}
-
-/// Counts open streams.
-struct OpenStream;
-
-impl OpenStream {
-    fn begin() -> Self {
-        metrics::gauge!("plugway_streams_open").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        metrics::gauge!("plugway_streams_open").decrement(1.0);
-    }
 }

@@ -32,7 +32,7 @@ const LAGS: usize = 64;
 pub struct StreamConfig {
     /// Whether `GET /stream/{task_id}` is served.
     pub enabled: bool,
-    /// Time between heartbeats on a quiet stream.
+    /// Time between the heartbeats of a stream, at least 10 ms.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
     /// What a client should wait before it reconnects.
@@ -41,6 +41,8 @@ pub struct StreamConfig {
     /// How long a client may take nothing before its connection is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
+    /// Bytes that wait in the kernel for a client that does not take them.
+    pub unsent: bytesize::ByteSize,
     /// Events kept in memory per topic for those who follow it live.
     pub ring_events: usize,
     /// Bytes kept in memory per topic, the encoded events among them.
@@ -246,8 +248,8 @@ mod tests {
             at_ms: 0,
             data: "{\r\n  \"thought\": \"one\\ntwo\",\n  \"step\": 12345678901234567890123\n}\r".into(),
         };
-        let frame = frame(&event).payload();
-        let text = std::str::from_utf8(&frame).unwrap();
+        let frame = frame(&event);
+        let text = std::str::from_utf8(frame.payload()).unwrap();
         let lines: Vec<&str> = text.split(['\n', '\r']).collect();
         assert_eq!(lines.len(), 5, "{text:?}");
         assert!(lines[2].starts_with("data: {") && lines[3..] == ["", ""], "{text:?}");

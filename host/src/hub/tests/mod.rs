@@ -162,8 +162,13 @@ fn run(attempt: u32, seqs: std::ops::RangeInclusive<u64>) -> Vec<(u32, u64)> {
     seqs.map(|seq| (attempt, seq)).collect()
 }
 
+/// A poll that never helps: whatever is heard, a bell brought it.
+fn deaf() -> Config {
+    Config { poll: Duration::from_secs(86_400), ..Config::default() }
+}
+
 fn small_ring(events: usize) -> Config {
-    Config { ring_events: events, ..Config::default() }
+    Config { ring_events: events, ..deaf() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,7 +243,7 @@ async fn a_task_that_is_given_up_replays_its_dead_run_before_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn an_ended_task_whose_log_is_forgotten_has_its_end_alone() {
-    let mut stage = Stage::new(Config::default()).await;
+    let mut stage = Stage::new(deaf()).await;
     stage.start().await;
     stage.chunks(8);
     stage.finish(Kind::Completed).await;
@@ -262,7 +267,7 @@ async fn an_ended_task_whose_log_is_forgotten_has_its_end_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_hears_of_an_end_that_nobody_published() {
-    let stage = Stage::new(Config::default()).await;
+    let stage = Stage::new(deaf()).await;
     let mut follower = stage.follow(Position::START);
     let mut entries = Vec::new();
     // Told of it: at once.
@@ -278,7 +283,7 @@ async fn a_follower_hears_of_an_end_that_nobody_published() {
     let stage = Stage::new(Config::default()).await;
     let mut follower = stage.follow(Position::START);
     entries.clear();
-    let wait = tokio::time::timeout(Duration::from_secs(20), follower.next(&mut entries, 5));
+    let wait = tokio::time::timeout(Duration::from_secs(40), follower.next(&mut entries, 5));
     let (step, ()) = tokio::join!(wait, async {
         tokio::time::sleep(Duration::from_secs(3)).await;
         stage.store.cancel(stage.task, "").await.unwrap();
@@ -289,7 +294,7 @@ async fn a_follower_hears_of_an_end_that_nobody_published() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_was_taken_over_is_not_heard_any_more() {
-    let mut stage = Stage::new(Config::default()).await;
+    let mut stage = Stage::new(deaf()).await;
     stage.start().await;
     let zombie = stage.publisher.take().unwrap();
     stage.start().await;
@@ -302,7 +307,7 @@ async fn a_run_that_was_taken_over_is_not_heard_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ring_is_bounded_in_bytes_as_well() {
-    let mut stage = Stage::new(Config { ring_bytes: 100_000, ..Config::default() }).await;
+    let mut stage = Stage::new(Config { ring_bytes: 100_000, ..deaf() }).await;
     stage.start().await;
     for _ in 0..99 {
         let mut event = stage.event(stage.last, Kind::ResponseChunk);
@@ -324,8 +329,28 @@ async fn the_ring_is_bounded_in_bytes_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_holds_a_bounded_number_of_bytes_at_a_time() {
+    let mut stage = Stage::new(deaf()).await;
+    stage.start().await;
+    stage.log(1).await;
+    let mut follower = stage.follow(Position::START);
+    let mut entries = Vec::new();
+    follower.next(&mut entries, 100).await.unwrap();
+    for _ in 0..20 {
+        stage.last.seq += 1;
+        let event = Event { data: "x".repeat(10_000).into(), ..stage.event(stage.last, Kind::ResponseChunk) };
+        stage.publisher.as_ref().unwrap().publish(Arc::new(event));
+    }
+    for behind in [16, 12] {
+        entries.clear();
+        let step = follower.next(&mut entries, 100).await.unwrap();
+        assert_eq!((entries.len(), step), (4, Step::Events { replayed: false, behind }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finished_task_leaves_nothing_in_the_hub() {
-    let mut stage = Stage::new(Config::default()).await;
+    let mut stage = Stage::new(deaf()).await;
     assert_eq!(stage.hub.topics(), 0);
     stage.start().await;
     let mut follower = stage.follow(Position::START);
@@ -341,8 +366,26 @@ async fn a_finished_task_leaves_nothing_in_the_hub() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_tasks_leave_nothing_in_the_hub() {
+    let stage = Stage::new(deaf()).await;
+    for _ in 0..100_000 {
+        let task = TaskId::new();
+        let publisher = stage.hub.publisher(task);
+        let mut follower = stage.hub.follow(task, Position::START);
+        let position = Position { attempt: 1, seq: 1 };
+        publisher.publish(Arc::new(Event { task, ..stage.event(position, Kind::Completed) }));
+        let mut entries = Vec::new();
+        assert!(follower.try_next(&mut entries, 10).is_none(), "the log tells what was before");
+        publisher.end();
+    }
+    assert_eq!(stage.hub.topics(), 0);
+    let names = stage.hub.inner.tasks.lock().capacity();
+    assert!(names < 100, "room for {names} names");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_is_encoded_once_for_all_followers() {
-    let mut stage = Stage::new(Config::default()).await;
+    let mut stage = Stage::new(deaf()).await;
     stage.start().await;
     let mut encoded = 0;
     let mut frames = Vec::new();
@@ -390,7 +433,7 @@ async fn session_drained(follower: &mut SessionFollower, max: usize) -> Vec<Curs
 
 #[tokio::test(start_paused = true)]
 async fn a_session_is_its_tasks_one_behind_the_other_and_resumes_anywhere() {
-    let mut stage = Stage::new(Config::default()).await;
+    let mut stage = Stage::new(deaf()).await;
     let first = stage.task;
     let cancelled = stage.store.submit(new_task(&session())).await.unwrap().task;
     let third = stage.store.submit(new_task(&session())).await.unwrap().task;

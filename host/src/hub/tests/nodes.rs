@@ -3,11 +3,6 @@
 use super::*;
 use crate::store::Notice;
 
-/// A poll that never helps: whatever is heard, notices brought it.
-fn deaf() -> Config {
-    Config { poll: Duration::from_secs(86_400), ..Config::default() }
-}
-
 /// The stage's node runs the task; this one follows it.
 fn other(stage: &Stage) -> Hub {
     Hub::new(stage.store.clone(), deaf())

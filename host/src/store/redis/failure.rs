@@ -3,9 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
 use super::super::StoreError;
+
+/// Why Redis refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// After a failover the name of the primary leads elsewhere: it has to be looked up again.
+    Replica,
+    /// It goes by itself.
+    Passing,
+    /// Somebody has to do something.
+    Lasting,
+}
 
 /// Why a call came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,7 +33,7 @@ pub(super) enum Failure {
     Slow { at: Arc<str>, after: Duration },
     /// Redis answered, and it will not serve now.
     #[error("redis at {at} {why}")]
-    Refused { at: Arc<str>, why: Arc<str> },
+    Refused { at: Arc<str>, why: Arc<str>, cause: Cause },
     /// What Redis holds, or answered, is not what this store writes.
     #[error("redis at {at}: {why}")]
     Unreadable { at: Arc<str>, why: Arc<str> },
@@ -36,61 +47,48 @@ impl Failure {
     pub(super) fn of(at: &Arc<str>, error: &RedisError) -> Self {
         let at = Arc::clone(at);
         let detail = error.detail().unwrap_or_default();
-        let refused = |why: String| Self::Refused { at: Arc::clone(&at), why: why.into() };
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => {
-                refused("does not accept the user or password of store.url".into())
+        let refused = |cause, why: String| Self::Refused { at: Arc::clone(&at), why: why.into(), cause };
+        let lasting = |why: String| refused(Cause::Lasting, why);
+        let passing = |why: String| refused(Cause::Passing, why);
+        let unreadable = || Self::Unreadable { at: Arc::clone(&at), why: error.to_string().into() };
+        let no_entry = || lasting("does not accept the user or password of store.url".into());
+        match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => no_entry(),
+            (_, Some("READONLY")) => {
+                refused(Cause::Replica, "is a read-only replica; store.url has to name the primary".into())
             }
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-                refused("is a read-only replica; store.url has to name the primary".into())
+            (_, Some("LOADING")) => passing("is still loading its data".into()),
+            (_, Some("CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN")) => {
+                passing(format!("does not serve now: {error}"))
             }
-            ErrorKind::Server(ServerErrorKind::BusyLoading) => refused("is still loading its data".into()),
-            ErrorKind::Server(ServerErrorKind::NoPerm) => {
-                refused(format!("does not permit its user what the store needs: {detail}"))
+            (_, Some("BUSY")) => passing("is busy with a script of somebody else".into()),
+            (_, Some("NOREPLICAS")) => passing("has too few replicas and refuses to write".into()),
+            (_, Some("NOPERM")) => {
+                lasting(format!("does not permit its user what the store needs: {detail}"))
             }
-            ErrorKind::Server(
-                ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain,
-            ) => refused(format!("does not serve now: {error}")),
-            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
-                refused("is a cluster, and another node of it has the store's keys; name that one".into())
+            (_, Some("MOVED" | "ASK")) => {
+                lasting("is a cluster, and another node of it has the store's keys; name that one".into())
             }
-            ErrorKind::Server(_) | ErrorKind::Extension => match error.code() {
-                Some("OOM") => refused(
-                    "is out of memory (maxmemory) and refuses to write; reads go on. Give it more, or shorten store.task_retention"
-                        .into(),
-                ),
-                Some("MISCONF") => refused(format!("can't save its data and refuses to write: {detail}")),
-                Some("NOAUTH" | "WRONGPASS") => {
-                    refused("does not accept the user or password of store.url".into())
-                }
-                Some("BUSY") => refused("is busy with a script of somebody else".into()),
-                Some("NOREPLICAS") => refused("has too few replicas and refuses to write".into()),
-                _ => Self::Unreadable { at, why: error.to_string().into() },
-            },
-            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-                Self::Unreadable { at, why: error.to_string().into() }
-            }
-            _ => Self::Away { at, why: error.to_string().into() },
+            (_, Some("OOM")) => lasting(
+                "is out of memory (maxmemory) and refuses to write, reads go on; give it more, or shorten \
+                 store.task_retention"
+                    .into(),
+            ),
+            (_, Some("MISCONF")) => lasting(format!("can't save its data and refuses to write: {detail}")),
+            (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::Parse, _)
+            | (ErrorKind::UnexpectedReturnType, _) => unreadable(),
+            _ => Self::Away { at: Arc::clone(&at), why: error.to_string().into() },
         }
     }
 
     /// Whether the connection is of no use any more.
     pub(super) fn is_of_the_line(&self) -> bool {
-        match self {
-            Self::Away { .. } | Self::Slow { .. } => true,
-            // After a failover the name of the primary leads elsewhere.
-            Self::Refused { why, .. } => why.contains("replica;"),
-            Self::Unreadable { .. } | Self::Closed => false,
-        }
+        matches!(self, Self::Away { .. } | Self::Slow { .. } | Self::Refused { cause: Cause::Replica, .. })
     }
 
     /// Whether trying again for a while may help.
     pub(super) fn may_pass(&self) -> bool {
-        match self {
-            Self::Away { .. } | Self::Slow { .. } => true,
-            Self::Refused { why, .. } => why.contains("loading") || why.contains("serve now"),
-            Self::Unreadable { .. } | Self::Closed => false,
-        }
+        matches!(self, Self::Away { .. } | Self::Slow { .. } | Self::Refused { cause: Cause::Passing, .. })
     }
 
     /// Whether the call may have been carried out all the same.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use super::scripts::Scripts;
 
 /// Longest pause between two attempts to connect.
@@ -23,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Commands that may wait to be put on the wire; beyond it callers wait.
 const PIPELINE: usize = 4096;
+/// Oldest version that has all that the scripts use.
+const OLDEST: u32 = 7;
 
 /// Whether a call may be made again when the connection was lost before its answer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,7 @@ impl Link {
                 Err(failure) => return Err(failure),
             }
         };
+        metrics::gauge!("plugway_redis_up").set(1.0);
         let state = watch::Sender::new(State::Up { line, generation: 1 });
         let (refused, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { shared: Arc::new(Shared { client, at, timeout, scripts, state, refused, closed }) })
@@ -157,6 +160,8 @@ impl Link {
                                 u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
                             ));
                             info!(redis = %shared.at, %away, "redis is back");
+                            metrics::counter!("plugway_redis_reconnects_total").increment(1);
+                            metrics::gauge!("plugway_redis_up").set(1.0);
                             *state = State::Up { line, generation: *generation + 1 };
                             true
                         }
@@ -174,6 +179,11 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Whether there is a connection, as far as anybody has noticed.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Up { .. })
     }
 
     pub(super) fn scripts(&self) -> &Scripts {
@@ -275,6 +285,7 @@ impl Link {
         self.shared.state.send_if_modified(|state| match state {
             State::Up { generation, .. } if *generation == lost => {
                 warn!("{failure}; trying to connect again");
+                metrics::gauge!("plugway_redis_up").set(0.0);
                 *state = State::Down { since: Instant::now(), why: failure.clone(), generation: lost };
                 true
             }
@@ -312,21 +323,38 @@ async fn connect(
         .set_pipeline_buffer_size(PIPELINE);
     let connected = async {
         let mut line = client.get_multiplexed_async_connection_with_config(&config).await?;
-        load(&mut line, scripts).await?;
         // Who may not ask takes what it gets.
+        let info =
+            line.send_packed_command(redis::cmd("INFO").arg("server")).await.and_then(Value::extract_error);
+        if let Ok(Value::BulkString(info)) = info
+            && let Some(version) = too_old(&String::from_utf8_lossy(&info))
+        {
+            let why = format!("is version {version}; {OLDEST}.0 or newer is needed").into();
+            return Ok(Err(Failure::Refused { at: Arc::clone(at), why, cause: Cause::Lasting }));
+        }
+        load(&mut line, scripts).await?;
         let role = line.send_packed_command(&redis::cmd("ROLE")).await.and_then(Value::extract_error);
-        Ok::<_, RedisError>((line, role))
+        Ok::<_, RedisError>(match role {
+            Ok(Value::Array(role)) if role.first().is_some_and(is_replica) => {
+                let error = RedisError::from((ErrorKind::Server(ServerErrorKind::ReadOnly), "replica"));
+                Err(Failure::of(at, &error))
+            }
+            _ => Ok(line),
+        })
     };
     let until = Instant::now() + timeout;
     match timeout_at(until, connected).await {
-        Ok(Ok((_, Ok(Value::Array(role))))) if role.first().is_some_and(is_replica) => {
-            let error = RedisError::from((ErrorKind::Server(ServerErrorKind::ReadOnly), "replica"));
-            Err(Failure::of(at, &error))
-        }
-        Ok(Ok((line, _))) => Ok(line),
+        Ok(Ok(connected)) => connected,
         Ok(Err(error)) => Err(Failure::of(at, &error)),
         Err(_) => Err(Failure::Slow { at: Arc::clone(at), after: timeout }),
     }
+}
+
+/// The version in what Redis tells of itself, if that is too old.
+fn too_old(info: &str) -> Option<&str> {
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?.trim();
+    let major: u32 = version.split('.').next()?.parse().ok()?;
+    (major < OLDEST).then_some(version)
 }
 
 fn is_replica(role: &Value) -> bool {
@@ -344,4 +372,17 @@ async fn load(line: &mut MultiplexedConnection, scripts: &Scripts) -> Result<(),
         answer.extract_error()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::too_old;
+
+    #[test]
+    fn a_version_before_7_is_told() {
+        assert_eq!(too_old("# Server\r\nredis_version:6.2.14\r\nos:x\r\n"), Some("6.2.14"));
+        assert_eq!(too_old("# Server\r\nredis_version:7.0.15\r\n"), None);
+        assert_eq!(too_old("redis_version:10.1.0"), None);
+        assert_eq!(too_old(""), None);
+    }
 }

@@ -10,12 +10,11 @@ use super::super::StoreError;
 use super::appender::Appender;
 use super::failure::Failure;
 use super::link::{Again, Link};
-use super::reply::Words;
+use super::queue::Claims;
+use super::reply::{Fields, Words};
 use super::subscriber::Subscriber;
 use super::{Line, Options, Ready, RedisStore, background};
 
-/// Oldest version that has all that the scripts use.
-const OLDEST: u32 = 7;
 /// Version of the keys; what Redis holds has its own in `meta`.
 const FORMAT: u32 = 1;
 
@@ -29,14 +28,12 @@ impl RedisStore {
         let client = client(&options.url)?;
         let link = Link::open(client, options.timeout, options.connect_timeout).await?;
         let at = Arc::clone(link.at());
-        let answers = link.read(&examination()).await;
-        let answers = match answers {
-            Ok(answers) => answers,
+        match link.read(&examination()).await {
+            Ok(answers) => examine(&at, answers),
             // Who may not ask is not told.
-            Err(Failure::Refused { .. }) => Vec::new(),
+            Err(Failure::Refused { .. }) => {}
             Err(failure) => return Err(failure.into()),
-        };
-        examine(&at, answers)?;
+        }
 
         let (stop, guard) = background();
         let line = Arc::new(Line {
@@ -57,6 +54,7 @@ impl RedisStore {
             appender,
             subscriber,
             queue_limit: options.queue_limit,
+            claims: Claims::new(),
             unsure: Mutex::new(HashSet::new()),
             _background: guard,
         })
@@ -83,28 +81,14 @@ fn client(url: &str) -> Result<Client, StoreError> {
 
 fn examination() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("INFO").arg("server");
-    pipeline.cmd("CONFIG").arg("GET").arg("save").arg("appendonly").arg("maxmemory").arg("maxmemory-policy");
+    pipeline.cmd("CONFIG").arg("GET").arg("save").arg("appendonly").arg("maxmemory-policy");
     pipeline
 }
 
-fn examine(at: &Arc<str>, answers: Vec<Value>) -> Result<(), StoreError> {
-    let mut answers = answers.into_iter();
-    if let Some(Value::BulkString(info)) = answers.next() {
-        let info = String::from_utf8_lossy(&info);
-        let version =
-            info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major.is_some_and(|major| major < OLDEST) {
-            let why = format!("redis at {at} is version {version}; {OLDEST}.0 or newer is needed");
-            return Err(StoreError::Unavailable(why.into()));
-        }
-    }
-    let Some(config) = answers.next().and_then(|config| super::reply::Fields::of(config).ok().flatten())
-    else {
-        return Ok(());
-    };
-    let mut config = config;
+/// Warns of settings by which Redis loses what it was given.
+fn examine(at: &Arc<str>, answers: Vec<Value>) {
+    let config = answers.into_iter().next().map(Fields::of);
+    let Some(Ok(Some(mut config))) = config else { return };
     let is = |setting: Option<String>, value: &str| setting.is_some_and(|setting| setting == value);
     if is(config.maybe("save"), "") && is(config.maybe("appendonly"), "no") {
         warn!(redis = %at, "redis keeps nothing on disk: what was accepted is gone when it restarts; set appendonly yes");
@@ -117,7 +101,6 @@ fn examine(at: &Arc<str>, answers: Vec<Value>) -> Result<(), StoreError> {
             "redis may throw tasks away when its memory is full; set maxmemory-policy noeviction"
         );
     }
-    Ok(())
 }
 
 /// Refuses what a newer gateway has written, and marks what is new.

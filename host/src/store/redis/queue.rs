@@ -1,6 +1,7 @@
 //! The task queue. A task is a hash; its input and its terminal event are keys of their own, so that a look at it reads
 //! neither. Sorted sets hold what can be claimed (by acceptance) and what runs (by the end of its lease).
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,9 @@ use crate::domain::{
 
 /// Ids of a session that are read at once where they have to be looked through.
 const PAGE: usize = 500;
+
+/// Ends that are remembered as unsure; whoever gives up before an answer comes leaves one behind.
+const MOST_UNSURE: usize = 65_536;
 
 /// What a task's state is called in its hash.
 mod state {
@@ -55,8 +59,10 @@ impl TaskQueue for RedisStore {
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Claimed<Claim>, StoreError> {
         // It may take over a run that has said something here a moment ago.
         self.appender.flush(None).await?;
+        let mut calls = self.claims.calls.lock().await;
+        calls.made += 1;
         let arguments = |cmd: &mut redis::Cmd| {
-            cmd.arg(limit).arg(millis(lease));
+            cmd.arg(limit).arg(millis(lease)).arg(&*self.claims.node).arg(calls.made).arg(calls.heard);
         };
         let mut words = self.line.run(|scripts| &scripts.claim, arguments, Again::No).await?;
         let (next_due, claimed) = self.line.understood(|| Ok((words.text()?, words.words()?)))?;
@@ -69,6 +75,7 @@ impl TaskQueue for RedisStore {
             claimed.map(claim).collect::<Read<Vec<_>>>()
         })?;
         if claimed.is_empty() {
+            calls.heard = calls.made;
             return Ok(Claimed { items: Vec::new(), next_due });
         }
         // Whoever waits for work beside this caller should look as well.
@@ -79,8 +86,8 @@ impl TaskQueue for RedisStore {
         for (id, _) in &claimed {
             pipeline.cmd("GET").arg(self.line.key("i", &hex(*id)));
         }
-        // These are leased: what can't be read now is run again when its lease has run out.
         let inputs = self.line.read(&pipeline).await?;
+        calls.heard = calls.made;
         let mut items = Vec::with_capacity(claimed.len());
         for ((id, fields), input) in claimed.into_iter().zip(inputs) {
             let claim = self.line.understood(|| claim(id, fields, input));
@@ -308,16 +315,38 @@ impl RedisStore {
     }
 
     fn is_unsure(&self, lease: Lease) -> bool {
-        self.unsure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&lease)
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&lease)
     }
 
     fn set_unsure(&self, lease: Lease, is: bool) {
-        let mut unsure = self.unsure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         if !is {
             unsure.remove(&lease);
-        } else if unsure.len() < 65_536 {
+        } else if unsure.len() < MOST_UNSURE {
             unsure.insert(lease);
         }
+    }
+}
+
+/// Calls that claim, one at a time. Redis notes what the last one took, so that the next one can give back what nobody
+/// has heard of.
+#[derive(Debug)]
+pub(super) struct Claims {
+    /// This process.
+    node: String,
+    calls: tokio::sync::Mutex<Calls>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    made: u64,
+    /// The last one whose answer arrived whole.
+    heard: u64,
+}
+
+impl Claims {
+    pub(super) fn new() -> Self {
+        Self { node: format!("{:032x}", rand::random::<u128>()), calls: tokio::sync::Mutex::default() }
     }
 }
 

@@ -1,11 +1,17 @@
 //! The Lua scripts: every change of the store is one of them, and so happens wholly or not at all.
 //!
 //! A script's first line says what it may do: `allow-oom` are those that end or free something, which go on when Redis
-//! is out of memory. The prelude is put behind that line.
+//! is out of memory. The prelude is put behind that line, and then the parts that the second line names (`-- uses`).
 
 use redis::Cmd;
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+/// What only some scripts need: Redis would make all of it anew for every call.
+const PARTS: [(&str, &str); 3] = [
+    ("outbox", include_str!("lua/part_outbox.lua")),
+    ("tasks", include_str!("lua/part_tasks.lua")),
+    ("kv", include_str!("lua/part_kv.lua")),
+];
 
 /// A script, ready to be called by its hash.
 #[derive(Debug)]
@@ -19,7 +25,14 @@ pub(super) struct Script {
 impl Script {
     fn new(source: &str) -> Self {
         let (flags, body) = source.split_once('\n').unwrap_or((source, ""));
-        let code = format!("{flags}\n{PRELUDE}\n{body}");
+        let uses = body.lines().next().and_then(|line| line.strip_prefix("-- uses ")).unwrap_or_default();
+        let mut code = format!("{flags}\n{PRELUDE}");
+        for (name, part) in PARTS {
+            if uses.split(' ').any(|used| used == name) {
+                code.push_str(part);
+            }
+        }
+        code.push_str(body);
         let sha = redis::Script::new(&code).get_hash().to_owned();
         Self { code, sha, adds: !flags.contains("allow-oom") }
     }

@@ -25,6 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// A connection on which nothing was heard for so long is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(5);
+/// Attempts that fail though Redis is there, before anybody is told.
+const MANY: u32 = 3;
 /// Channels that are subscribed to at once.
 const CHANNELS: usize = 512;
 
@@ -127,25 +129,32 @@ struct Subscribed {
 impl Listener {
     async fn run(self) {
         let mut pause = SHORTEST_PAUSE;
-        let mut complained = false;
+        let mut failures = 0_u32;
         loop {
             let began = Instant::now();
             let failure = match self.connect().await {
                 Ok(mut subscribed) => {
-                    if std::mem::take(&mut complained) {
+                    if failures >= MANY {
                         info!(redis = %self.line.link.at(), "notices of other nodes arrive again");
                     }
+                    failures = 0;
                     self.wanted.change_all();
                     // What was missed may have been something to do.
                     self.line.ready.wake(3);
                     let failure = self.listen(&mut subscribed).await;
                     self.inbox.lose();
+                    metrics::counter!("plugway_redis_notices_lost_total").increment(1);
                     failure
                 }
                 Err(failure) => failure,
             };
-            if !std::mem::replace(&mut complained, true) {
-                warn!("notices of other nodes are cut off: {failure}");
+            debug!("notices of other nodes are cut off: {failure}");
+            // The other connection tells of a Redis that is away.
+            if failures < MANY && self.line.link.is_up() {
+                failures += 1;
+                if failures == MANY {
+                    warn!("notices of other nodes don't arrive, streams are late: {failure}");
+                }
             }
             if began.elapsed() > LONGEST_PAUSE {
                 pause = SHORTEST_PAUSE;
@@ -217,6 +226,7 @@ impl Listener {
     fn push(&self, subscribed: &mut Subscribed, notice: Notice) {
         if !self.inbox.push(notice) {
             debug!("notices came faster than they were taken: they begin anew");
+            metrics::counter!("plugway_redis_notices_lost_total").increment(1);
             subscribed.unannounced.extend(subscribed.announced.drain());
         }
     }

@@ -12,7 +12,7 @@ use super::{SqliteStore, int, uint};
 use crate::domain::{Event, Kind, Position, SessionId, TaskId};
 
 /// Bytes of event data after which a read says what it has.
-const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 256 << 10;
 
 #[async_trait]
 impl EventLog for SqliteStore {

@@ -1,4 +1,5 @@
 #!lua
+-- uses tasks
 -- Adds events of one run of one task: a sequence number, whether it is the `started`, and a text for each. Those that
 -- are there already are passed over; those of a run that is not the present one are dropped.
 local id, attempt, cap = ARGV[3], ARGV[4], ARGV[5]

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox tasks
 -- Ends a task that no worker has, or notes on a running one that it is to be stopped.
 local id, reason, data = ARGV[3], ARGV[4], ARGV[5]
 local found = call('HMGET', task_key(id), 'state', 'n', 'session', 'delivery', 'attempt', 'agent')

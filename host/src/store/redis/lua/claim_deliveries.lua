@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox
 -- Takes deliveries that are due. ARGV from 5: whether webhooks are left out, places of an origin (empty: any number),
 -- how many plugins are left out and their names, then origins with the places that each has.
 local limit, lease, no_webhooks, per_origin = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])

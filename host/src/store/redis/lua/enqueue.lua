@@ -1,4 +1,5 @@
 #!lua
+-- uses outbox
 -- Puts a webhook in, unless its key was used before.
 local owner, key, url, origin, lane, body = ARGV[3], ARGV[4], ARGV[5], ARGV[6], 'w/' .. ARGV[3] .. '/' .. ARGV[7], ARGV[8]
 local sent = sent_key(owner, key)

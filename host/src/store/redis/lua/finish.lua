@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox tasks
 -- Ends a task by its terminal event. `unsure`: the caller does not know whether it has done so before; nobody else has
 -- this token.
 local id, token, unsure, state, ended_ms = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]

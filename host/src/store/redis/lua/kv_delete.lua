@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses kv
 -- Removes an entry.
 local owner, key = ARGV[3], ARGV[4]
 add_usage(owner, -forget_entry(owner, key))

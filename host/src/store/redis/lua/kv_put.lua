@@ -1,4 +1,5 @@
 #!lua
+-- uses kv
 -- Stores an entry if it has the version that is asked for (empty: whatever is there) and the owner has room.
 local owner, key, value, wanted, ttl, quota = ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local entry = entry_key(owner, key)

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox
 -- Lengthens the lease of a delivery.
 local id, token, length = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local found = call('HMGET', delivery_key(id), 'state', 'token')

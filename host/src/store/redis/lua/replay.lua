@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox
 -- Makes a dead letter due again.
 local id = ARGV[3]
 local delivery = delivery_key(id)

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses outbox
 -- Says what a try came to: `done`, `retry` after a while, or `dead`.
 local id, token, outcome, failure, after, counts = ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
 local delivery = delivery_key(id)

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses kv
 -- Removes a portion of what is older than its retention: `what`, for how long it is kept, how many to look at, and how
 -- many of the first to pass over since they have to stay. Answers how many were looked at, tasks, events and others
 -- removed, and how many have to stay.

@@ -157,6 +157,47 @@ async fn an_end_whose_answer_was_lost_is_not_taken_for_a_lost_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_claim_took_whose_answer_was_lost_is_claimed_again_without_a_death() {
+    let server = Server::start(&[]);
+    let store = RedisStore::open(impatient(&server)).await.unwrap();
+    let running = store.submit(task("running")).await.unwrap().task;
+    store.claim(1, LEASE).await.unwrap();
+    let id = store.submit(task("s")).await.unwrap().task;
+    server.tell(&["CLIENT", "PAUSE", "1500", "ALL"]).await;
+    unavailable(store.claim(5, LEASE).await);
+    let claims = std::sync::Mutex::new(Vec::new());
+    eventually(async || {
+        let claimed = store.claim(5, LEASE).await.map(|claimed| claimed.items).unwrap_or_default();
+        claims.lock().unwrap().extend(claimed);
+        !claims.lock().unwrap().is_empty()
+    })
+    .await;
+    let claims = claims.into_inner().unwrap();
+    assert_eq!(claims.len(), 1);
+    assert_eq!((claims[0].lease.task, claims[0].task.deaths), (id, 0));
+    assert_eq!(store.status(running).await.unwrap().unwrap().state, TaskState::Running);
+    let backlog = store.backlog().await.unwrap();
+    assert_eq!((backlog.queued, backlog.running), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn encryption_that_the_other_side_does_not_speak_is_an_error() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let peer = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"-ERR what is this\r\n").await.ok();
+        }
+    });
+    let patience = Duration::from_millis(300);
+    let url = format!("rediss://me:hunter2@127.0.0.1:{port}");
+    let options = Options { url, timeout: patience, connect_timeout: patience, ..Options::default() };
+    let refused = unavailable(RedisStore::open(options).await);
+    assert!(refused.contains(&format!("redis at rediss://me@127.0.0.1:{port}")), "{refused}");
+    peer.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_refuses_what_adds_and_lets_what_is_there_end() {
     let server = Server::start(&[]);
     let store = RedisStore::open(options(&server)).await.unwrap();
@@ -279,7 +320,7 @@ async fn a_user_that_may_not_ask_for_the_configuration_may_use_the_store() {
             "gate",
             "on",
             ">secret",
-            "~{plugway}:*",
+            "~{plugway}*",
             "&{plugway}:*",
             "+@all",
             "-@admin",
