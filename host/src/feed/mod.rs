@@ -57,7 +57,7 @@ const TRIES: (u32, Duration) = (5, Duration::from_millis(100));
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeedConfig {
-    /// The Redis that pipelines publish on: "env:NAME", "file:PATH", or the URL.
+    /// The Redis that pipelines publish on: "env:NAME", "file:PATH", or the URL; empty: the store's, if it is one.
     pub redis_url: SecretRef,
     /// Channels that are listened to.
     pub channels: Vec<String>,

@@ -95,7 +95,8 @@ impl Follower {
                 Found::Events { behind } => return Ok(self.delivered(into, false, behind)),
                 Found::Nothing => {
                     woken.await;
-                    cause = Cause::Woken;
+                    // Not by an event, if the ring has nothing now: whoever published has gone.
+                    cause = Cause::Unsure;
                     continue;
                 }
                 Found::Elsewhere => {}
