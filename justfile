@@ -20,6 +20,10 @@ plugins:
 bench *args:
     cargo run --release -p plugway-bench -- {{args}}
 
+# Prints what fan-out costs beside nchan, FastAPI and a raw send loop, as ratios of one run.
+bench-fanout *args:
+    cargo run --release -p plugway-load -- {{args}}
+
 # Licences, advisories and duplicate versions of all dependencies (needs cargo-deny).
 deny:
     cargo deny check

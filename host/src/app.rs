@@ -13,16 +13,18 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, Pipelines};
 use crate::config::{Config, StoreKind};
 use crate::delivery::{self, Callbacks, PluginDelivery, Webhooks};
 use crate::domain::Clock;
 use crate::egress::{Egress, Tls};
 use crate::exchanges::{self, Exchange, Exchanges};
+use crate::feed::{self, Feed};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
 use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
-use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::redis::{self as shared_store, RedisStore};
+use crate::store::sqlite::{self as embedded_store, SqliteStore};
 use crate::store::{Retention, Store};
 use crate::tasks::{self, AgentInfo, Tasks};
 use crate::telemetry::Metrics;
@@ -70,8 +72,10 @@ impl Gateway {
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
         let callbacks = Callbacks::new(config.callbacks.clone())?;
         let tls = Tls::default();
-        let agents = Agents::new(&config.agents, &config.default_agent, &tls)?;
-        let store = open_store(&config, &clock)?;
+        let pipelines = pipelines(&config)?;
+        let agents = Agents::new(&config.agents, &config.default_agent, &tls, &pipelines)?;
+        check_feed(&config)?;
+        let store = open_store(&config, &clock).await?;
         let hub_config = hub::Config {
             ring_events: config.stream.ring_events,
             ring_bytes: usize::try_from(config.stream.ring_bytes.as_u64()).unwrap_or(usize::MAX),
@@ -79,6 +83,10 @@ impl Gateway {
         };
         let hub = Hub::new(store.clone(), hub_config);
         let tasks = new_tasks(&config, &agents, &store, &hub);
+        let feed = {
+            let (hub, store, clock) = (hub.clone(), store.clone(), clock.clone());
+            Feed::new(config.feed.clone(), feed::Parts { redis: pipelines.url, hub, store, clock })?
+        };
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 
         let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
@@ -104,6 +112,7 @@ impl Gateway {
                 exchanges: exchanges.clone(),
                 tasks: tasks.clone(),
                 hub: hub.clone(),
+                feed: feed.clone(),
                 store: store.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -114,6 +123,8 @@ impl Gateway {
         let part =
             |name, until: &CancellationToken| Part { name, until: until.clone(), broken: broken.clone() };
         background.spawn(part("the plugins' keeper", &stop).run(keeper.run(stop.clone())));
+        // Clients hear of what is under way until the end.
+        background.spawn(part("the feed", &wrap_up).run(feed.run(wrap_up.clone())));
         let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
         if let Some(notices) = store.notices() {
             let listen = tasks.clone().listen(notices, wrap_up.clone());
@@ -233,16 +244,75 @@ impl Part {
     }
 }
 
-fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+    let (queue_limit, clock) = (config.workers.queue, clock.clone());
     match config.store.kind {
         StoreKind::Sqlite => {
             let options =
-                Options { queue_limit: config.workers.queue, clock: clock.clone(), ..Options::default() };
+                embedded_store::Options { queue_limit, clock, ..embedded_store::Options::default() };
             let store = SqliteStore::open(&config.data_dir, options)
                 .with_context(|| format!("can't open the store in {}", config.data_dir.display()))?;
             Ok(Arc::new(store))
         }
+        StoreKind::Redis => {
+            let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+            let options = shared_store::Options {
+                url: redis_url(config)?,
+                prefix: config.store.prefix.clone(),
+                timeout: config.store.timeout,
+                connect_timeout: config.store.connect_timeout,
+                queue_limit,
+                log_events: config.store.log_events,
+                pending_bytes: bytes(config.store.pending),
+                notice_bytes: bytes(config.store.notices),
+                clock,
+            };
+            let store = RedisStore::open(options).await.context("can't open the store in Redis")?;
+            Ok(Arc::new(store))
+        }
     }
+}
+
+/// The URL of Redis, from where the configuration says that it is.
+fn redis_url(config: &Config) -> anyhow::Result<String> {
+    let url = config.store.url.resolve().context("store.url")?;
+    let url = url.with_context(|| format!("store.url: {} is not set", config.store.url))?;
+    Ok(url.expose().to_owned())
+}
+
+/// Checks what can be checked of the store without opening it.
+///
+/// # Errors
+/// The URL of Redis is not given, or none.
+pub fn check_store(config: &Config) -> anyhow::Result<()> {
+    match config.store.kind {
+        StoreKind::Sqlite => Ok(()),
+        StoreKind::Redis => Ok(shared_store::check_url(&redis_url(config)?)?),
+    }
+}
+
+/// What agents of kind `redis` take from the feed's settings.
+///
+/// # Errors
+/// The URL can't be read from where it is said to be.
+pub fn pipelines(config: &Config) -> anyhow::Result<Pipelines> {
+    let own = config.feed.redis_url.resolve().context("feed.redis_url")?;
+    let url = match config.store.kind {
+        StoreKind::Redis if own.is_none() => config.store.url.resolve().context("store.url")?,
+        _ => own,
+    };
+    Ok(Pipelines { url, channels: config.feed.channels.clone(), payload: config.feed.payload })
+}
+
+/// Checks what the feed's settings say of other parts.
+///
+/// # Errors
+/// `feed.agent` names none.
+pub fn check_feed(config: &Config) -> anyhow::Result<()> {
+    let agent = &config.feed.agent;
+    let known = agent.is_empty() || config.agents.contains_key(agent);
+    anyhow::ensure!(known, "feed.agent: there is no agent `{agent}`; add it as [agents.{agent}]");
+    Ok(())
 }
 
 fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::agents::AgentConfig;
 use crate::delivery::CallbacksConfig;
+use crate::egress::SecretRef;
+use crate::feed::FeedConfig;
 use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig};
 use crate::plugins::{EngineConfig, Limits, PluginConfig};
 use crate::tasks::OnBusy;
@@ -56,6 +58,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// The event stream.
     pub stream: StreamConfig,
+    /// The agent feed.
+    pub feed: FeedConfig,
     /// The WebAssembly engine.
     pub engine: EngineConfig,
     /// Limits of plugins that say nothing else.
@@ -81,6 +85,22 @@ pub struct Config {
 pub struct StoreConfig {
     /// Which.
     pub kind: StoreKind,
+    /// Of Redis; may hold a password.
+    pub url: SecretRef,
+    /// What all keys in Redis begin with.
+    pub prefix: String,
+    /// How long a call of Redis may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long the start waits for Redis.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Events of one task that Redis keeps.
+    pub log_events: u64,
+    /// Bytes of events that wait for Redis.
+    pub pending: ByteSize,
+    /// Bytes of other nodes' notices that wait for this one.
+    pub notices: ByteSize,
     /// Events of ended tasks.
     #[serde(with = "humantime_serde")]
     pub event_retention: Duration,
@@ -95,6 +115,8 @@ pub struct StoreConfig {
 pub enum StoreKind {
     /// A file in the data directory, for one gateway.
     Sqlite,
+    /// One Redis that many gateways share.
+    Redis,
 }
 
 /// `[workers]`.
@@ -178,12 +200,16 @@ impl Config {
         self.engine
             .check()
             .map_err(|(key, reason)| ConfigError::Setting(format!("engine.{key}: {reason}")))?;
+        self.feed.check().map_err(|(key, reason)| ConfigError::Setting(format!("feed.{key}: {reason}")))?;
         let positive = [
             ("workers.count", self.workers.count as u64),
             ("workers.queue", self.workers.queue),
             ("limits.connections", self.limits.connections as u64),
             ("limits.body", self.limits.body.as_u64()),
             ("stream.ring_events", self.stream.ring_events as u64),
+            ("store.log_events", self.store.log_events),
+            ("store.pending", self.store.pending.as_u64()),
+            ("store.notices", self.store.notices.as_u64()),
         ];
         for (name, value) in positive {
             if value == 0 {
@@ -195,15 +221,24 @@ impl Config {
             return Err(ConfigError::Setting(format!("workers.count: {count} is more than {MOST_WORKERS}")));
         }
         let durations = [
+            ("auth.ticket_ttl", self.auth.ticket_ttl),
             ("stream.heartbeat", self.stream.heartbeat),
             ("stream.write_timeout", self.stream.write_timeout),
             ("workers.lease", self.workers.lease),
             ("workers.task_deadline", self.workers.task_deadline),
+            ("store.timeout", self.store.timeout),
         ];
         for (name, value) in durations {
             if value.is_zero() {
                 return Err(ConfigError::Setting(format!("{name}: must be longer than nothing")));
             }
+        }
+        let prefix = &self.store.prefix;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+        if prefix.is_empty() || !prefix.chars().all(is_plain) {
+            return Err(ConfigError::Setting(
+                "store.prefix: needs letters, digits, `-`, `_`, `.` or `:`, and nothing else".into(),
+            ));
         }
         Ok(())
     }
@@ -295,5 +330,24 @@ mod tests {
         assert!(read("listen = \"nowhere\"").contains("listen"));
         assert!(read("[agents.x]\nkind = \"parrot\"").contains("agents.x"));
         assert!(read("[plugins.x.limits]\nmemory = \"lots\"").contains("plugins.x.limits.memory"));
+    }
+
+    #[test]
+    fn a_prefix_that_would_break_its_hash_tag_is_refused() {
+        let mut config: Config = Figment::from(Toml::string(DEFAULTS)).extract().unwrap();
+        for prefix in ["", "a}b", "a b", "{a"] {
+            config.store.prefix = prefix.into();
+            assert!(config.check().unwrap_err().to_string().contains("store.prefix"), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_redis_is_not_written_out() {
+        let url = "[store]\nkind = \"redis\"\nurl = \"redis://:hunter2@localhost\"";
+        let config: Config =
+            Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(url)).extract().unwrap();
+        assert_eq!(config.store.kind, StoreKind::Redis);
+        assert!(!toml::to_string(&config).unwrap().contains("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod domain;
 pub mod egress;
 pub mod exchanges;
+pub mod feed;
 pub mod hub;
 pub mod ingress;
 pub mod plugins;

@@ -13,6 +13,9 @@ const SECONDS: [f64; 14] =
 const BYTES: [f64; 7] =
     [131_072.0, 524_288.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
 
+/// Milliseconds: from a tenth of one to a second.
+const MILLIS: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 1_000.0];
+
 /// `[telemetry]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +115,8 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
             .map_err(twice)?
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)
+            .map_err(twice)?
+            .set_buckets_for_metric(Matcher::Suffix("_latency_ms".into()), &MILLIS)
             .map_err(twice)?
             .install_recorder()
             .map_err(twice)?;

@@ -13,13 +13,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("egress", &[]),
     ("agents", &["egress"]),
     ("hub", &["store"]),
+    ("feed", &["egress", "hub", "store"]),
     ("tasks", &["store", "hub"]),
     ("worker", &["tasks", "agents", "hub", "store"]),
     ("plugins", &["egress"]),
     ("delivery", &["store", "egress"]),
     ("exchanges", &["plugins", "tasks", "hub", "store", "egress", "delivery"]),
-    ("ingress", &["exchanges", "tasks", "hub", "plugins", "store", "egress"]),
-    ("config", &["agents", "delivery", "egress", "ingress", "plugins", "tasks"]),
+    ("ingress", &["exchanges", "tasks", "hub", "feed", "plugins", "store", "egress"]),
+    ("config", &["agents", "delivery", "egress", "feed", "ingress", "plugins", "tasks"]),
     (
         "app",
         &[
@@ -28,6 +29,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "delivery",
             "egress",
             "exchanges",
+            "feed",
             "hub",
             "ingress",
             "plugins",
@@ -36,7 +38,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("cli", &["agents", "app", "config", "delivery", "egress", "exchanges", "ingress", "plugins"]),
+    ("cli", &["agents", "app", "config", "delivery", "egress", "exchanges", "feed", "ingress", "plugins"]),
 ];
 
 /// Libraries that only some modules may know.
@@ -46,6 +48,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["ingress"]),
     ("tower_http", &["ingress"]),
     ("rusqlite", &["store"]),
+    ("redis", &["store", "agents", "feed"]),
     ("reqwest", &["agents"]),
     ("hyper_rustls", &["egress"]),
     ("clap", &["cli"]),

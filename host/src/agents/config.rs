@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{EchoConfig, OpenAiConfig};
+use super::{EchoConfig, OpenAiConfig, RedisConfig};
 
 /// What becomes of a run whose worker died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub enum Backend {
     /// A model behind a server that speaks the OpenAI chat-completions API.
     #[serde(rename = "openai")]
     OpenAi(Box<OpenAiConfig>),
+    /// A pipeline behind Redis.
+    #[serde(rename = "redis")]
+    Redis(RedisConfig),
 }
 
 impl Backend {
@@ -57,6 +60,7 @@ impl Backend {
         match self {
             Self::Echo(_) => "Answers with the text that it was sent.".to_owned(),
             Self::OpenAi(config) => format!("The model {}.", config.model),
+            Self::Redis(config) => format!("A pipeline that hears {}.", config.command_channel),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod config;
 mod echo;
 mod openai;
+mod redis;
 mod sse;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::egress::{SecretError, Tls};
 pub use config::{AgentConfig, Backend, OnCrash};
 pub use echo::EchoConfig;
 pub use openai::OpenAiConfig;
+pub use redis::{Pipelines, RedisConfig};
 
 /// One turn of work for an agent.
 #[derive(Clone, Debug)]
@@ -123,7 +125,8 @@ fn listed(known: &[String]) -> String {
 }
 
 impl Agents {
-    /// Makes the configured agents. Connects to none of them.
+    /// Makes the configured agents. Connects to none of them. Those behind Redis take from `pipelines` what they do not
+    /// say themselves.
     ///
     /// # Errors
     /// The default names none, or an agent's settings can't be used.
@@ -131,6 +134,7 @@ impl Agents {
         configs: &BTreeMap<String, AgentConfig>,
         default: &str,
         tls: &Tls,
+        pipelines: &Pipelines,
     ) -> Result<Self, AgentsError> {
         if !configs.contains_key(default) {
             let known = configs.keys().cloned().collect();
@@ -152,6 +156,7 @@ impl Agents {
             let backend: Arc<dyn Agent> = match &config.backend {
                 Backend::Echo(echo) => Arc::new(echo::Echo::new(echo.clone())),
                 Backend::OpenAi(openai) => Arc::new(openai::OpenAi::new(name, openai, tls.clone())?),
+                Backend::Redis(config) => Arc::new(redis::Redis::new(name, config, pipelines)?),
             };
             agents.insert(
                 name.clone(),
@@ -188,6 +193,10 @@ impl Agents {
 mod tests {
     use super::*;
 
+    fn pipelines() -> Pipelines {
+        Pipelines { url: None, channels: Vec::new(), payload: bytesize::ByteSize::mib(1) }
+    }
+
     fn configs(json: &str) -> BTreeMap<String, AgentConfig> {
         serde_json::from_str(json).unwrap()
     }
@@ -195,15 +204,16 @@ mod tests {
     #[test]
     fn agents_are_found_by_name_and_a_wrong_default_is_told() {
         let configs = configs(r#"{"echo":{"kind":"echo"},"second":{"kind":"echo","summary":"Repeats."}}"#);
-        let agents = Agents::new(&configs, "echo", &Tls::default()).unwrap();
+        let agents = Agents::new(&configs, "echo", &Tls::default(), &pipelines()).unwrap();
         assert_eq!(agents.default_name(), "echo");
         assert_eq!(agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["echo", "second"]);
         assert_eq!(agents.get("second").unwrap().summary, "Repeats.");
         assert!(agents.get("third").is_none());
 
-        let error = Agents::new(&configs, "model", &Tls::default()).unwrap_err().to_string();
+        let error = Agents::new(&configs, "model", &Tls::default(), &pipelines()).unwrap_err().to_string();
         assert_eq!(error, "`default_agent` is `model`, and there are only: echo, second");
-        let error = Agents::new(&BTreeMap::new(), "echo", &Tls::default()).unwrap_err().to_string();
+        let error =
+            Agents::new(&BTreeMap::new(), "echo", &Tls::default(), &pipelines()).unwrap_err().to_string();
         assert!(error.contains("[agents.echo]"), "{error}");
     }
 }

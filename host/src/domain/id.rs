@@ -39,6 +39,11 @@ impl TaskId {
         Self(Uuid::now_v7())
     }
 
+    /// The name that who sent a command to the agent feed knows it by: `req-` and the id's digits.
+    pub fn request_id(self) -> String {
+        format!("req-{}", self.0.simple())
+    }
+
     /// The 16 bytes that stores keep; they sort as the ids do.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()

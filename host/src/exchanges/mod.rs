@@ -133,7 +133,7 @@ impl Exchanges {
     ) -> Self {
         let Parts { tasks, hub, store, egress, webhooks, clock } = parts;
         let services =
-            Services { tasks, hub, store, egress, webhooks, pacer: pacing::Pacer::default(), clock };
+            Services { tasks, hub, pacer: pacing::Pacer::new(store.clone()), store, egress, webhooks, clock };
         let slots = Slots::new(engine.slots(), engine.reserved_slots());
         let shared = Shared {
             engine,

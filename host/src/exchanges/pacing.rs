@@ -1,49 +1,54 @@
-//! Rates that hold over all exchanges of a plugin: sliding windows by key, and pauses that a platform asked for.
+//! Rates that hold over all exchanges of a plugin: sliding windows by key, and pauses that a platform asked for. Where
+//! nodes share a store they share them too, as long as the store can be reached; each node keeps to them by itself as well.
 //!
 //! Invariant: within any window of a key's length lie no more grants than were asked for, and none lies in a pause.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::domain::bounds::PACING_KEYS;
+use crate::store::{Pace, Rate, Store, StoreError};
 
 /// Between two looks for idle keys, when there are too many.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
-
-/// So many grants for a key within any stretch of that length.
-#[derive(Clone, Debug)]
-pub(crate) struct Rate {
-    pub(crate) key: String,
-    /// At least 1.
-    pub(crate) count: usize,
-    pub(crate) per: Duration,
-}
 
 /// The plugin has as many keys in use as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooManyKeys;
 
 /// The lanes of all plugins.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pacer {
+    store: Arc<dyn Store>,
     plugins: Mutex<HashMap<Arc<str>, Arc<Lanes>>>,
 }
 
 impl Pacer {
+    /// No lanes yet, shared with the other nodes of the store.
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, plugins: Mutex::default() }
+    }
+
     /// The lanes of a plugin.
     pub(crate) fn of(&self, plugin: &Arc<str>) -> Arc<Lanes> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
-        plugins.entry(plugin.clone()).or_default().clone()
+        let lanes = || Arc::new(Lanes::new(plugin, &self.store));
+        plugins.entry(plugin.clone()).or_insert_with(lanes).clone()
     }
 }
 
 /// One plugin's lanes, by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lanes {
+    plugin: Arc<str>,
+    store: Arc<dyn Store>,
     state: Mutex<LanesState>,
+    /// The store failed when it was asked last.
+    alone: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +139,11 @@ impl LanesState {
 }
 
 impl Lanes {
+    fn new(plugin: &Arc<str>, store: &Arc<dyn Store>) -> Self {
+        let (plugin, store) = (Arc::clone(plugin), Arc::clone(store));
+        Self { plugin, store, state: Mutex::default(), alone: AtomicBool::new(false) }
+    }
+
     fn state(&self) -> MutexGuard<'_, LanesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,6 +153,51 @@ impl Lanes {
     /// # Errors
     /// Too many keys are in use.
     pub(crate) async fn acquire(&self, rates: &[Rate], max_wait: Duration) -> Result<bool, TooManyKeys> {
+        let begun = Instant::now();
+        if let Some(pace) = self.store.pace() {
+            for rate in rates {
+                self.state().lane(&rate.key)?;
+            }
+            if !self.acquire_of_all(pace, rates, begun + max_wait).await {
+                return Ok(false);
+            }
+        }
+        // What fits the windows of all nodes fits this one's, unless a pause has begun.
+        self.acquire_here(rates, max_wait.saturating_sub(begun.elapsed())).await
+    }
+
+    /// Waits for a grant over all nodes. A store that can't be reached grants everything: this node's lanes are left.
+    async fn acquire_of_all(&self, pace: &dyn Pace, rates: &[Rate], latest: Instant) -> bool {
+        loop {
+            let max_wait = latest.saturating_duration_since(Instant::now());
+            let wait = match self.told(pace.reserve(&self.plugin, rates, max_wait).await) {
+                Some(Some(Duration::ZERO)) | None => return true,
+                Some(Some(wait)) => wait,
+                Some(None) => return false,
+            };
+            tokio::time::sleep(wait).await;
+            // A pause may have been asked for in the meantime.
+            if !self.told(pace.is_paused(&self.plugin, rates).await).unwrap_or(false) {
+                return true;
+            }
+        }
+    }
+
+    /// What the store says, if it does.
+    fn told<T>(&self, answer: Result<T, StoreError>) -> Option<T> {
+        let was_alone = self.alone.swap(answer.is_err(), Ordering::Relaxed);
+        match answer {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                if !was_alone {
+                    tracing::warn!(plugin = %self.plugin, %error, "rates hold on this node alone for now");
+                }
+                None
+            }
+        }
+    }
+
+    async fn acquire_here(&self, rates: &[Rate], max_wait: Duration) -> Result<bool, TooManyKeys> {
         let mut now = Instant::now();
         let latest = now + max_wait;
         loop {
@@ -161,11 +216,24 @@ impl Lanes {
         }
     }
 
-    /// Nobody gets a grant for the key before the time is over.
+    /// Nobody gets a grant for the key before the time is over; on other nodes as soon as they hear of it.
     ///
     /// # Errors
     /// Too many keys are in use: the pause is not kept.
-    pub(crate) fn pause(&self, key: &str, length: Duration) -> Result<(), TooManyKeys> {
+    pub(crate) fn pause(self: &Arc<Self>, key: &str, length: Duration) -> Result<(), TooManyKeys> {
+        self.pause_here(key, length)?;
+        if self.store.pace().is_some() {
+            let (lanes, key) = (Arc::clone(self), key.to_owned());
+            tokio::spawn(async move {
+                if let Some(pace) = lanes.store.pace() {
+                    lanes.told(pace.pause(&lanes.plugin, &key, length).await);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn pause_here(&self, key: &str, length: Duration) -> Result<(), TooManyKeys> {
         let until = Instant::now() + length;
         let mut state = self.state();
         let lane = state.lane(key)?;
@@ -178,6 +246,14 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::{Options, SqliteStore};
+
+    /// Lanes of a node that has no others.
+    fn lanes() -> Arc<Lanes> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+        Arc::new(Lanes::new(&"plug".into(), &(Arc::new(store) as Arc<dyn Store>)))
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,7 +267,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_window_holds_more_grants_than_asked_for() {
-        let lanes = Lanes::default();
+        let lanes = lanes();
         let mut times = Vec::new();
         for _ in 0..20 {
             assert!(acquire(&lanes, "chat", 3, SECOND * 60).await);
@@ -204,7 +280,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_would_wait_too_long_is_told_at_once_and_takes_nobodys_place() {
-        let lanes = Lanes::default();
+        let lanes = lanes();
         assert!(acquire(&lanes, "k", 1, Duration::ZERO).await);
         assert!(!acquire(&lanes, "k", 1, SECOND / 2).await);
         tokio::time::advance(SECOND).await;
@@ -214,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn several_rates_are_waited_for_together_and_taken_together_or_not_at_all() {
-        let lanes = Lanes::default();
+        let lanes = lanes();
         let both = [rate("chat", 1, SECOND), rate("group", 2, SECOND * 60)];
         let begun = Instant::now();
         assert!(lanes.acquire(&both, Duration::ZERO).await.unwrap());
@@ -227,7 +303,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn keys_in_use_are_bounded_and_idle_ones_make_room() {
-        let lanes = Lanes::default();
+        let lanes = lanes();
         for key in 0..PACING_KEYS {
             assert!(acquire(&lanes, &key.to_string(), 1, Duration::ZERO).await);
         }
@@ -240,7 +316,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_holds_back_those_who_wait_already() {
-        let lanes = Arc::new(Lanes::default());
+        let lanes = lanes();
         assert!(acquire(&lanes, "k", 1, Duration::ZERO).await);
         let waiting = tokio::spawn({
             let lanes = lanes.clone();

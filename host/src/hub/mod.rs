@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use follower::{Follower, Step};
 pub use frame::Frame;
-pub use session::SessionFollower;
+pub use session::{SessionBell, SessionFollower};
 pub use topic::{Entry, FRAME_OVERHEAD};
 
 use crate::domain::{Cursor, Event, Position, SessionId, TaskId};
@@ -91,6 +91,11 @@ impl Hub {
     /// submitted later.
     pub fn follow_session(&self, session: SessionId, after: Option<Cursor>) -> SessionFollower {
         SessionFollower::new(self.clone(), session, after)
+    }
+
+    /// The bell that rings whenever a session gets another task.
+    pub fn session_bell(&self, session: &SessionId) -> SessionBell {
+        SessionBell::new(self, session)
     }
 
     /// Says that a task was accepted in a session.

@@ -1,8 +1,10 @@
 //! Following a session: its tasks' streams, one behind the other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::follower::Wait;
 use super::{Entry, Follower, Hub, Member, Registry, Step};
@@ -13,11 +15,33 @@ use crate::store::StoreError;
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     notify: Notify,
+    times: AtomicU64,
 }
 
 impl Bell {
     pub(super) fn ring(&self) {
+        self.times.fetch_add(1, Ordering::Release);
         self.notify.notify_waiters();
+    }
+}
+
+/// Hears of a session's growth, without a look into the store. Small and cheap to hold.
+#[derive(Debug)]
+pub struct SessionBell(Arc<Member<SessionId, Bell>>);
+
+impl SessionBell {
+    pub(super) fn new(hub: &Hub, session: &SessionId) -> Self {
+        Self(Registry::enter(&hub.inner.sessions, session, Bell::default))
+    }
+
+    /// How often it rang since somebody first held it.
+    pub fn times(&self) -> u64 {
+        self.0.times.load(Ordering::Acquire)
+    }
+
+    /// Completes at the first ring after this call.
+    pub fn rung(&self) -> Notified<'_> {
+        self.0.notify.notified()
     }
 }
 

@@ -4,6 +4,7 @@
 //! nobody without one does. No key reaches a plugin.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct AuthConfig {
     pub keys: Vec<SecretRef>,
     /// Bearer keys for `/admin`.
     pub admin_keys: Vec<SecretRef>,
+    /// How long a stream ticket opens its session's streams.
+    #[serde(with = "humantime_serde")]
+    pub ticket_ttl: Duration,
 }
 
 /// The keys can't be used.
@@ -76,6 +80,11 @@ impl Auth {
             return Err(AuthError::PublicWithoutKeys(listen));
         }
         Ok(auth)
+    }
+
+    /// Callers' keys.
+    pub(crate) fn keys(&self) -> &[Secret] {
+        &self.keys
     }
 
     /// Lets a caller in, and tells the name of the key that it showed; none where no keys are configured.
@@ -234,7 +243,7 @@ mod tests {
 
     fn auth(keys: &[&str], admin_keys: &[&str]) -> Auth {
         let refs = |keys: &[&str]| keys.iter().map(|key| SecretRef::parse(key).unwrap()).collect();
-        let config = AuthConfig { keys: refs(keys), admin_keys: refs(admin_keys) };
+        let config = AuthConfig { keys: refs(keys), admin_keys: refs(admin_keys), ..AuthConfig::default() };
         Auth::new(&config, "127.0.0.1:8080".parse().unwrap(), &["https://chat.example.org".into()]).unwrap()
     }
 

@@ -64,6 +64,14 @@ impl ApiError {
         error
     }
 
+    /// 401: a ticket that opens nothing, or nothing any more.
+    pub(crate) fn bad_ticket(message: &str) -> Self {
+        let mut error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
+        error.0.code = Some("invalid_ticket");
+        error.0.param = Some("ticket".to_owned());
+        error
+    }
+
     /// 403: the key does not go that far.
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
@@ -103,6 +111,14 @@ impl ApiError {
         let mut error = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message);
         error.0.code = Some("too_large");
         error.0.param = Some(param.to_owned());
+        error
+    }
+
+    /// 429, with when to try again.
+    pub(crate) fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+        error.0.code = Some("rate_limit_exceeded");
+        error.0.retry_after = Some(retry_after);
         error
     }
 

@@ -7,12 +7,15 @@ mod client;
 mod deadline;
 mod dispatch;
 mod error;
+mod feed;
 mod handover;
 mod heartbeat;
 mod native;
+mod per_address;
 mod server;
 mod sse;
 mod stream;
+mod ticket;
 mod writer;
 
 use std::net::SocketAddr;
@@ -34,6 +37,7 @@ use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::domain::Clock;
 use crate::exchanges::Exchanges;
+use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -100,6 +104,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Live events.
     pub hub: Hub,
+    /// The agent feed.
+    pub feed: Feed,
     /// For readiness and dead letters.
     pub store: Arc<dyn Store>,
     /// For `/metrics`.
@@ -136,9 +142,13 @@ struct App {
     exchanges: Exchanges,
     tasks: Tasks,
     hub: Hub,
+    feed: Feed,
     store: Arc<dyn Store>,
     metrics: crate::telemetry::Metrics,
+    clock: Clock,
     auth: auth::Auth,
+    tickets: ticket::Tickets,
+    per_address: Arc<per_address::PerAddress>,
     bodies: body::Bodies,
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
@@ -192,13 +202,20 @@ impl Ingress {
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
         let limits = Arc::new(config.limits);
         let write_timeout = config.stream.write_timeout;
-        let (heartbeats, timer) = heartbeat::heartbeats(config.stream.heartbeat, parts.clock);
+        let (heartbeats, timer) = heartbeat::heartbeats(config.stream.heartbeat, parts.clock.clone());
         let app = App {
             exchanges: parts.exchanges,
             tasks: parts.tasks,
             hub: parts.hub,
+            tickets: ticket::Tickets::new(auth.keys(), config.auth.ticket_ttl),
+            per_address: per_address::PerAddress::new(
+                parts.feed.config().connections_per_address,
+                parts.feed.config().requests_per_minute,
+            ),
+            feed: parts.feed,
             store: parts.store,
             metrics: parts.metrics,
+            clock: parts.clock,
             auth,
             bodies: body::Bodies::new(limits.clone(), wrap_up.clone()),
             limits: limits.clone(),
@@ -271,6 +288,10 @@ fn routes(app: Arc<App>, cors: &CorsConfig) -> Result<Router, IngressError> {
         .route("/stream/{task_id}", get(stream::stream))
         .route("/tasks/{task_id}", get(native::task))
         .route("/tasks/{task_id}/cancel", post(native::cancel))
+        .route("/api/agent/stream", get(feed::stream))
+        .route("/api/agent/command", post(feed::command))
+        .route("/api/agent/ticket", post(feed::ticket))
+        .route("/api/agent/health", get(feed::health))
         .route("/admin/plugins", get(admin::plugins))
         .route("/admin/plugins/{name}/{action}", post(admin::act))
         .route("/admin/dead-letters", get(admin::dead_letters))

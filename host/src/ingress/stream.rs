@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::App;
 use super::error::{ApiError, in_path};
 use super::sse::{self, Source};
+use super::{App, ticket};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
 use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Frame, Step};
 
@@ -53,16 +53,18 @@ pub struct StreamConfig {
 pub(super) async fn stream(
     State(app): State<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    app.auth.caller(&headers)?;
+    let right = ticket::right(&app, &headers, query.as_deref())?;
     let task = in_path(path)?;
     if !app.stream.enabled {
         return Err(ApiError::not_found("streams are turned off (stream.enabled, ENABLE_SSE)"));
     }
     let unknown = || ApiError::not_found(format!("no task {task:?}"));
     let id: TaskId = task.parse().map_err(|_| unknown())?;
-    let status = app.tasks.status(id).await?.ok_or_else(unknown)?;
+    let status = app.tasks.status(id).await?.filter(|status| right.covers(&status.session));
+    let status = status.ok_or_else(unknown)?;
     let after = match headers.get("last-event-id").map(HeaderValue::to_str) {
         None => Position::START,
         Some(Ok("")) => Position::START,

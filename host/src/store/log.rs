@@ -11,7 +11,8 @@ use crate::domain::{Event, Position, TaskId};
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// Adds numbered events, those of one task in order. Returns when they are taken, waiting only while too many are
-    /// pending; they are committed with the next group, within 5 ms, and before any later write of the same caller.
+    /// pending; they are committed with the next group, within 5 ms, and before any later claim or probe of the same
+    /// store, and any later write that releases, ends or cancels their task.
     /// A `started` event voids the runs before it: they are no longer read. Events of a run that is not the task's
     /// present one, or of a task that ended, are dropped: they come from a worker that lost its lease. A store that refuses
     /// to write may take a lease that runs out meanwhile; what its run said in that time is dropped as well.

@@ -10,8 +10,10 @@ mod kv;
 mod log;
 mod notices;
 mod outbox;
+mod pace;
 mod queue;
 
+pub mod redis;
 pub mod sqlite;
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub use notices::{Notice, Notices};
 pub use outbox::{
     DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox, Settlement,
 };
+pub use pace::{Pace, Rate};
 pub use queue::{CancelOutcome, Claim, Lease, Submitted, TaskQueue, Turn};
 
 use crate::domain::TaskId;
@@ -113,6 +116,11 @@ pub trait Store: TaskQueue + EventLog + Outbox + Kv + std::fmt::Debug {
 
     /// What others do to the store; none: nobody else can. To be called once.
     fn notices(&self) -> Option<Box<dyn Notices>> {
+        None
+    }
+
+    /// Rates that hold over all nodes; none: there are no others.
+    fn pace(&self) -> Option<&dyn Pace> {
         None
     }
 

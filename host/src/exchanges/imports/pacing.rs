@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::domain::bounds::{PACING_COUNT, PACING_KEY, PACING_PAUSE_MS, PACING_RATES, PACING_WINDOW_MS};
 use crate::exchanges::bindings::pacing;
 use crate::exchanges::exchange::{Exchange, waited};
-use crate::exchanges::pacing::{Rate, TooManyKeys};
+use crate::exchanges::pacing::TooManyKeys;
+use crate::store::Rate;
 
 fn invalid<T>(what: String) -> Result<T, pacing::Error> {
     Err(pacing::Error::Invalid(what))

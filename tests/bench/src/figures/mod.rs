@@ -7,6 +7,7 @@ mod reload;
 mod requests;
 mod spinning;
 mod start;
+mod stores;
 
 use clap::ValueEnum;
 
@@ -24,6 +25,8 @@ pub(crate) enum Figure {
     Spinning,
     /// Tasks accepted durably.
     Accepts,
+    /// Tasks that Redis and SQLite accept, without a gateway.
+    AcceptsRedis,
     /// A plugin's file replaced, until its new generation serves.
     Reload,
     /// The gateway's start, and its memory when idle.
@@ -33,8 +36,16 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Requests, Self::Events, Self::Spinning, Self::Accepts, Self::Reload, Self::Start, Self::Held];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Requests,
+        Self::Events,
+        Self::Spinning,
+        Self::Accepts,
+        Self::AcceptsRedis,
+        Self::Reload,
+        Self::Start,
+        Self::Held,
+    ];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -42,6 +53,7 @@ impl Figure {
             Self::Events => "events rendered by an exchange",
             Self::Spinning => "latency while exchanges spin",
             Self::Accepts => "durable accepts",
+            Self::AcceptsRedis => "durable accepts by the stores",
             Self::Reload => "hot reload",
             Self::Start => "start and idle memory",
             Self::Held => "held exchanges",
@@ -54,6 +66,7 @@ impl Figure {
             Self::Events => events::measure(workshop).await,
             Self::Spinning => spinning::measure(workshop).await,
             Self::Accepts => accepts::measure(workshop).await,
+            Self::AcceptsRedis => stores::measure(workshop).await,
             Self::Reload => reload::measure(workshop).await,
             Self::Start => start::measure(workshop).await,
             Self::Held => held::measure(workshop).await,

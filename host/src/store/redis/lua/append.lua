@@ -1,0 +1,19 @@
+#!lua
+-- Adds events of one run of one task: a sequence number, whether it is the `started`, and a text for each. Those that
+-- are there already are passed over; those of a run that is not the present one are dropped.
+local id, attempt, cap = ARGV[3], ARGV[4], ARGV[5]
+local found = call('HMGET', task_key(id), 'state', 'attempt', 'session')
+if found[1] ~= T.running or found[2] ~= attempt then return answer('dropped') end
+local log, told = log_key(id), {}
+for i = 6, #ARGV, 3 do
+  local seq, started, event = ARGV[i], ARGV[i + 1] == '1', ARGV[i + 2]
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', cap, attempt .. '-' .. seq, 'e', event)
+  if type(added) == 'table' and added.err and not string.find(added.err, 'equal or smaller', 1, true) then
+    return added
+  end
+  if started then call('XTRIM', log, 'MINID', attempt .. '-0') end
+  told[#told + 1] = seq
+  told[#told + 1] = event
+end
+publish(id, attempt, found[3], told)
+return answer('added')

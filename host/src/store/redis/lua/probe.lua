@@ -1,0 +1,4 @@
+#!lua
+-- Writes something small.
+call('SET', P .. ':probe', text(wall))
+return answer()
