@@ -52,9 +52,7 @@ pub(super) fn response(
 ) -> Response<Body> {
     let alone = futures::stream::once(std::future::ready(Ok::<_, Infallible>(first.clone())));
     let mut response = Response::new(Body::from_stream(alone));
-    response
-        .extensions_mut()
-        .insert(Wish { inner: Arc::new(Mutex::new(Some((first, Box::new(rest))))) });
+    response.extensions_mut().insert(Wish { inner: Arc::new(Mutex::new(Some((first, Box::new(rest))))) });
     response
 }
 
@@ -67,7 +65,12 @@ pub(super) struct Handover {
 
 impl Handover {
     /// Grants the wish of a response, if it has one and may.
-    pub(super) fn arrange(self: &Arc<Self>, method: &Method, version: Version, response: &mut Response<Body>) {
+    pub(super) fn arrange(
+        self: &Arc<Self>,
+        method: &Method,
+        version: Version,
+        response: &mut Response<Body>,
+    ) {
         let Some(wish) = response.extensions_mut().remove::<Wish>() else { return };
         if method != Method::GET || response.status() != StatusCode::OK {
             return;
@@ -80,6 +83,8 @@ impl Handover {
         self.state.store(WANTED, Ordering::Relaxed);
         *response.body_mut() = Body::new(Beginning { first: Some(first), handover: Arc::clone(self) });
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // Else the library would promise a client of HTTP/1.0 to keep the connection.
+        *response.version_mut() = version;
     }
 
     /// Says that all that was given to the library is written.

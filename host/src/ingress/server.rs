@@ -84,12 +84,7 @@ pub(super) async fn serve(
 }
 
 /// Serves requests until the connection ends, or one of them takes it over.
-async fn connection(
-    server: Arc<Server>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-) {
+async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     let Server { router, limits, write_timeout, stop, connections } = &*server;
     let handover = Arc::new(Handover::default());
     let io = WriteDeadline::new(stream, *write_timeout, Arc::clone(&handover));

@@ -153,7 +153,9 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.writable()).await?,
                 Err(error) => return Err(error),
             }
-            while let Some(length) = parts.first().map(|part| bytes(part).len()).filter(|length| *length <= written) {
+            while let Some(length) =
+                parts.first().map(|part| bytes(part).len()).filter(|length| *length <= written)
+            {
                 written -= length;
                 parts = &parts[1..];
             }
