@@ -83,6 +83,8 @@ impl Handover {
         self.state.store(WANTED, Ordering::Relaxed);
         *response.body_mut() = Body::new(Beginning { first: Some(first), handover: Arc::clone(self) });
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // Else the library would promise a client of HTTP/1.0 to keep the connection.
+        *response.version_mut() = version;
     }
 
     /// Says that all that was given to the library is written.

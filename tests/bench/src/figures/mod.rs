@@ -8,6 +8,7 @@ mod requests;
 mod spinning;
 mod start;
 mod stores;
+mod topics;
 
 use clap::ValueEnum;
 
@@ -33,10 +34,12 @@ pub(crate) enum Figure {
     Start,
     /// Memory of exchanges that hold a stream open.
     Held,
+    /// An event through the hub, with few topics and with many.
+    Topics,
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Requests,
         Self::Events,
         Self::Spinning,
@@ -45,6 +48,7 @@ impl Figure {
         Self::Reload,
         Self::Start,
         Self::Held,
+        Self::Topics,
     ];
 
     pub(crate) fn title(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Figure {
             Self::Reload => "hot reload",
             Self::Start => "start and idle memory",
             Self::Held => "held exchanges",
+            Self::Topics => "events of many topics",
         }
     }
 
@@ -70,6 +75,7 @@ impl Figure {
             Self::Reload => reload::measure(workshop).await,
             Self::Start => start::measure(workshop).await,
             Self::Held => held::measure(workshop).await,
+            Self::Topics => topics::measure(workshop).await,
         }
     }
 }
