@@ -434,7 +434,7 @@ impl Inner {
         let logged = log::behind(&mut connection, &self.keys, place).await?;
         // Looked at afterwards: what was cut off meanwhile is missing from the page as well.
         let shape = log::shape(&mut connection, &self.keys).await?;
-        let reaches_back = place >= shape.first.unwrap_or(FeedId::START.max(floor))
+        let reaches_back = place >= shape.first.map_or(floor, FeedId::before)
             || (place == FeedId::START && shape.whole && shape.first.is_some());
         let at = logged.last().map_or(floor, |logged| logged.id);
         let from = logged.first().map_or(floor, |logged| logged.id.before());

@@ -84,6 +84,8 @@ impl Follower {
     pub async fn next(&mut self, into: &mut Vec<Entry>, max: usize) -> Result<Step, StoreError> {
         let mut wait = Wait::new(self.hub.inner.config.poll);
         let mut cause = Cause::Unsure;
+        // The ring has nothing, and it may be that nothing more will come.
+        let mut doubtful = false;
         loop {
             if self.ended {
                 return Ok(Step::Ended);
@@ -93,13 +95,18 @@ impl Follower {
             let woken = topic.woken();
             match topic.take(self.position, into, max) {
                 Found::Events { behind } => return Ok(self.delivered(into, false, behind)),
-                Found::Nothing => {
-                    woken.await;
-                    // Not by an event, if the ring has nothing now: whoever published has gone.
-                    cause = Cause::Unsure;
+                Found::Nothing { from_here } if !doubtful => {
+                    if from_here {
+                        woken.await;
+                    } else {
+                        // The other node may vanish with all that the store had.
+                        let _ = Box::pin(tokio::time::timeout(wait.for_others(), woken)).await;
+                    }
+                    // If that was no event, whoever published has gone.
+                    (doubtful, cause) = (true, Cause::Unsure);
                     continue;
                 }
-                Found::Elsewhere => {}
+                Found::Nothing { .. } | Found::Elsewhere => doubtful = false,
             }
             // What is rare is boxed, so that a follower that waits for its next event takes little memory.
             if let Some(step) = Box::pin(self.replay(into, max, cause)).await? {
@@ -126,7 +133,7 @@ impl Follower {
         }
         match self.topic.take(self.position, into, max) {
             Found::Events { behind } => Some(self.delivered(into, false, behind)),
-            Found::Nothing | Found::Elsewhere => None,
+            Found::Nothing { .. } | Found::Elsewhere => None,
         }
     }
 

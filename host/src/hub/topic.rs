@@ -66,8 +66,8 @@ impl fmt::Debug for Entry {
 pub(super) enum Found {
     /// Events were taken; this many are left.
     Events { behind: usize },
-    /// The reader has all that there is, and more will come from here.
-    Nothing,
+    /// The reader has all that there is, and more will come: from here, or else from another node.
+    Nothing { from_here: bool },
     /// The ring does not reach back to the reader's place, or does not hold its run: the log has to tell.
     Elsewhere,
 }
@@ -195,7 +195,8 @@ impl Topic {
         let Some(start) = ring.behind(after) else { return Found::Elsewhere };
         let left = ring.entries.len() - start;
         if left == 0 {
-            return if ring.is_complete() { Found::Nothing } else { Found::Elsewhere };
+            let from_here = ring.publishers > 0;
+            return if ring.is_complete() { Found::Nothing { from_here } } else { Found::Elsewhere };
         }
         let mut bytes = 0;
         let entries = ring.entries.range(start..).take(max.max(1)).take_while(|entry| {

@@ -123,6 +123,7 @@ async fn what_happens_to_a_watched_task_on_another_node_is_heard() {
 
     // One that ends before it ran, cancelled here or there.
     let id = a.submit(task("s")).await.unwrap().task;
+    assert_eq!(next(&mut notices).await, Notice::SessionGrew(session("s")));
     watch(&b, &mut notices, id).await;
     let CancelOutcome::Cancelled { event, .. } = a.cancel(id, "no").await.unwrap() else { panic!("it ran") };
     assert_eq!(next(&mut notices).await, Notice::Events(vec![*event]));
