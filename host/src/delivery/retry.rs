@@ -110,7 +110,11 @@ impl Retry {
             Outcome::Delivered => Settlement::Done,
             Outcome::Hopeless { error } => Settlement::Dead { error },
             Outcome::NotNow { reason, .. } if age >= self.max_age => too_old(reason),
-            Outcome::NotNow { reason, after } | Outcome::PutBack { reason, after } => {
+            // This node leaves the plugin alone for a while; another may have it, and time for it.
+            Outcome::NotNow { reason, .. } => {
+                Settlement::Retry { after: Duration::ZERO, counts: false, error: reason }
+            }
+            Outcome::PutBack { reason, after } => {
                 Settlement::Retry { after: after.min(self.max_asked_delay), counts: false, error: reason }
             }
             Outcome::Later { reason, .. } if age >= self.max_age => too_old(reason),

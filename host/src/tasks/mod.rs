@@ -181,7 +181,11 @@ impl Tasks {
                 notice = notices.next() => notice,
             };
             match notice {
-                Notice::Cancel { task, reason } => self.inner.runs.interrupt(task, &reason).await,
+                Notice::Cancel { task, reason } => {
+                    // It may have to wait for a claim; those who follow other tasks must not.
+                    let tasks = self.clone();
+                    tokio::spawn(async move { tasks.inner.runs.interrupt(task, &reason).await });
+                }
                 notice => self.inner.hub.hear(notice),
             }
         }

@@ -186,7 +186,7 @@ fn start(
         tokio::select! {
             biased;
             () = execution => {}
-            () = keep => warn!(attempt = claim.task.attempt, "the lease was lost, somebody else may run the task now"),
+            () = keep => warn!(attempt = claim.task.attempt, "the lease was lost: somebody else may run the task now, or the store has forgotten it"),
         }
     }
     .instrument(span)

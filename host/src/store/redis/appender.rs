@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::super::StoreError;
+use super::super::{Lease, StoreError};
 use super::failure::Failure;
 use super::link::Again;
 use super::{Line, hex, log};
@@ -56,6 +56,8 @@ struct Taken {
     last: u64,
     /// And of the last one with events of a task, for those that are not written.
     tasks: HashMap<TaskId, u64>,
+    /// Tokens of the runs that this node began.
+    tokens: HashMap<TaskId, u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -78,6 +80,10 @@ impl Pending {
             None => taken.last,
             Some(task) => taken.tasks.get(&task).copied().unwrap_or(0),
         }
+    }
+
+    fn token(&self, task: TaskId) -> Option<u64> {
+        self.taken().tokens.get(&task).copied()
     }
 
     fn written(&self, number: u64, tasks: impl Iterator<Item = TaskId>) {
@@ -105,6 +111,19 @@ impl Appender {
             }
         });
         Self { queue, room: Arc::new(Semaphore::new(size as usize)), size, pending, line }
+    }
+
+    /// A run begins here: its events are written under its token from now on.
+    pub(super) fn began(&self, lease: Lease) {
+        self.pending.taken().tokens.insert(lease.task, lease.token);
+    }
+
+    /// It is over.
+    pub(super) fn ended(&self, lease: Lease) {
+        let mut taken = self.pending.taken();
+        if taken.tokens.get(&lease.task) == Some(&lease.token) {
+            taken.tokens.remove(&lease.task);
+        }
     }
 
     /// Takes events, waiting while too many are pending.
@@ -208,6 +227,7 @@ impl Writer {
         loop {
             let arguments = |cmd: &mut redis::Cmd| {
                 cmd.arg(id).arg(events[0].position.attempt).arg(self.cap);
+                cmd.arg(self.pending.token(task).map(|token| token.to_string()).unwrap_or_default());
                 for event in events {
                     let started = u8::from(event.kind == Kind::Started);
                     cmd.arg(event.position.seq).arg(started).arg(log::encode(event));

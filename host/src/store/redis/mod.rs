@@ -96,6 +96,7 @@ pub struct RedisStore {
     subscriber: Subscriber,
     queue_limit: u64,
     claims: queue::Claims,
+    deliveries: queue::Claims,
     /// Ends of tasks that were sent, and of which nobody knows whether they arrived.
     unsure: Mutex<HashSet<Lease>>,
     _background: DropGuard,

@@ -55,6 +55,7 @@ impl RedisStore {
             subscriber,
             queue_limit: options.queue_limit,
             claims: Claims::new(),
+            deliveries: Claims::new(),
             unsure: Mutex::new(HashSet::new()),
             _background: guard,
         })
@@ -90,8 +91,12 @@ fn examine(at: &Arc<str>, answers: Vec<Value>) {
     let config = answers.into_iter().next().map(Fields::of);
     let Some(Ok(Some(mut config))) = config else { return };
     let is = |setting: Option<String>, value: &str| setting.is_some_and(|setting| setting == value);
-    if is(config.maybe("save"), "") && is(config.maybe("appendonly"), "no") {
-        warn!(redis = %at, "redis keeps nothing on disk: what was accepted is gone when it restarts; set appendonly yes");
+    if is(config.maybe("appendonly"), "no") {
+        if is(config.maybe("save"), "") {
+            warn!(redis = %at, "redis keeps nothing on disk: what was accepted is gone when it restarts; set appendonly yes");
+        } else {
+            warn!(redis = %at, "redis keeps snapshots alone: what was accepted since the last one is gone when it dies; set appendonly yes");
+        }
     }
     let policy = config.maybe("maxmemory-policy").unwrap_or_default();
     if !policy.is_empty() && policy != "noeviction" {

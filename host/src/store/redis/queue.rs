@@ -92,7 +92,10 @@ impl TaskQueue for RedisStore {
         for ((id, fields), input) in claimed.into_iter().zip(inputs) {
             let claim = self.line.understood(|| claim(id, fields, input));
             match claim {
-                Ok(claim) => items.push(claim),
+                Ok(claim) => {
+                    self.appender.began(claim.lease);
+                    items.push(claim);
+                }
                 Err(failure) => warn!(task = %id, "a task can't be run: {failure}"),
             }
         }
@@ -108,7 +111,7 @@ impl TaskQueue for RedisStore {
             cmd.arg(hex(lease.task)).arg(lease.token).arg(millis(length));
         };
         let mut words = self.line.run(|scripts| &scripts.renew, arguments, Again::Yes).await?;
-        self.held(&mut words)?;
+        self.held(&mut words).inspect_err(|_| self.appender.ended(lease))?;
         let reason = words.next().map(text).transpose();
         Ok(self.line.understood(|| Ok(reason?.flatten()))?)
     }
@@ -119,6 +122,7 @@ impl TaskQueue for RedisStore {
             cmd.arg(hex(lease.task)).arg(lease.token);
         };
         let mut words = self.line.run(|scripts| &scripts.release, arguments, Again::No).await?;
+        self.appender.ended(lease);
         self.held(&mut words)
     }
 
@@ -127,7 +131,9 @@ impl TaskQueue for RedisStore {
         let unsure = self.is_unsure(lease);
         let outcome = self.send_end(lease, &terminal, unsure).await;
         self.set_unsure(lease, outcome.as_ref().is_err_and(Failure::is_unsure));
-        self.held(&mut outcome?)
+        let mut words = outcome?;
+        self.appender.ended(lease);
+        self.held(&mut words)
     }
 
     async fn cancel(&self, task: TaskId, reason: &str) -> Result<CancelOutcome, StoreError> {
@@ -333,15 +339,15 @@ impl RedisStore {
 #[derive(Debug)]
 pub(super) struct Claims {
     /// This process.
-    node: String,
-    calls: tokio::sync::Mutex<Calls>,
+    pub(super) node: String,
+    pub(super) calls: tokio::sync::Mutex<Calls>,
 }
 
 #[derive(Debug, Default)]
-struct Calls {
-    made: u64,
+pub(super) struct Calls {
+    pub(super) made: u64,
     /// The last one whose answer arrived whole.
-    heard: u64,
+    pub(super) heard: u64,
 }
 
 impl Claims {

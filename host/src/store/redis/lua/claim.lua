@@ -1,11 +1,13 @@
-#!lua
+#!lua flags=allow-oom
 -- uses outbox
 -- Takes tasks: those whose lease ran out, and those that wait for nothing but a worker, the first accepted first. Each
 -- node numbers its calls, and notes here what the last one took. If the answer to that did not arrive (`heard` is the last
--- one that did), nobody runs it, and it goes back.
+-- one that did), nobody runs it, and it goes back. A call that comes later than the next one takes nothing.
 local limit, lease, node, number, heard = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
 local note = P .. ':claimed:' .. node
-if tonumber(call('HGET', note, 'call') or 0) > heard then
+local noticed = tonumber(call('HGET', note, 'call') or 0)
+if tonumber(number) <= noticed then return answer('', {}) end
+if noticed > heard then
   local taken = call('HGETALL', note)
   for i = 1, #taken, 2 do
     local id, token = taken[i], taken[i + 1]
@@ -36,24 +38,23 @@ for i = 1, math.min(limit, #found) do
   -- Redis may have thrown the task away (maxmemory-policy): then there is nothing to run.
   if call('EXISTS', task) == 1 then
     call('HINCRBY', task, 'attempt', 1)
-    call('HINCRBY', task, 'token', 1)
+    local token = next_token(call('HGET', task, 'token'))
+    call('HSET', task, 'token', token)
     if died then call('HINCRBY', task, 'deaths', 1) else call('HINCRBY', META, 'queued', -1) end
     call('HSET', task, 'state', T.running, 'started', text(wall))
     call('ZADD', RUNNING, steady + lease, id)
     local delivery = call('HGET', task, 'delivery')
     if delivery then reached(delivery, START) end
     noted[#noted + 1] = id
-    noted[#noted + 1] = call('HGET', task, 'token')
+    noted[#noted + 1] = token
     claims[#claims + 1] = { id, call('HGETALL', task) }
   elseif not died then
     call('HINCRBY', META, 'queued', -1)
   end
 end
-if claims[1] then
-  call('DEL', note)
-  for i = 1, #noted, 2 do call('HSET', note, noted[i], noted[i + 1]) end
-  call('PEXPIRE', note, text(math.min(lease, 86400000)))
-end
+call('DEL', note)
+for i = 1, #noted, 2 do call('HSET', note, noted[i], noted[i + 1]) end
+call('PEXPIRE', note, text(math.max(math.min(lease, 86400000), 60000)))
 local next_lease = call('ZRANGE', RUNNING, 0, 0, 'WITHSCORES')
 local next_due = next_lease[1] and text(math.max(tonumber(next_lease[2]) - steady, 0)) or ''
 return answer(next_due, claims)

@@ -1,16 +1,32 @@
 #!lua flags=allow-oom
 -- uses outbox
--- Takes deliveries that are due. ARGV from 5: whether webhooks are left out, places of an origin (empty: any number),
+-- Takes deliveries that are due. Calls are numbered and noted as those of `claim` are. ARGV from 8: whether webhooks are left out, places of an origin (empty: any number),
 -- how many plugins are left out and their names, then origins with the places that each has.
-local limit, lease, no_webhooks, per_origin = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
-local left_out, places, at = {}, {}, 8
-for _ = 1, tonumber(ARGV[7]) do
+local limit, lease, node, number, heard = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+local no_webhooks, per_origin = ARGV[8] == '1', tonumber(ARGV[9])
+local left_out, places, at = {}, {}, 11
+for _ = 1, tonumber(ARGV[10]) do
   left_out[ARGV[at]] = true
   at = at + 1
 end
 while ARGV[at] do
   places[ARGV[at]] = tonumber(ARGV[at + 1])
   at = at + 2
+end
+
+local note = P .. ':taken:' .. node
+local noticed = tonumber(call('HGET', note, 'call') or 0)
+if tonumber(number) <= noticed then return answer('', {}) end
+if noticed > heard then
+  local taken = call('HGETALL', note)
+  for i = 1, #taken, 2 do
+    local state = call('HMGET', delivery_key(taken[i]), 'state', 'token')
+    if state[1] == D.leased and state[2] == taken[i + 1] then
+      call('HSET', delivery_key(taken[i]), 'state', D.ready)
+      set_due(taken[i], steady)
+      deliveries_woken = true
+    end
+  end
 end
 
 local found, later = {}, nil
@@ -59,7 +75,7 @@ if not no_webhooks then
 end
 table.sort(found, earlier)
 
-local deliveries = {}
+local deliveries, noted = {}, { 'call', number }
 for i = 1, math.min(limit, #found) do
   local id = found[i][2]
   local delivery = delivery_key(id)
@@ -67,7 +83,10 @@ for i = 1, math.min(limit, #found) do
   if state[1] then
     if state[1] == D.leased then call('HINCRBY', delivery, 'attempts', 1) end
     call('HSET', delivery, 'state', D.leased)
-    call('HINCRBY', delivery, 'token', 1)
+    local token = next_token(call('HGET', delivery, 'token'))
+    call('HSET', delivery, 'token', token)
+    noted[#noted + 1] = id
+    noted[#noted + 1] = token
     if state[2] then call('ZADD', lane_key(state[3]), 0, id) end
     set_due(id, steady + lease)
     deliveries[#deliveries + 1] = { id, call('HGETALL', delivery) }
@@ -75,5 +94,8 @@ for i = 1, math.min(limit, #found) do
     set_due(id, nil)
   end
 end
+call('DEL', note)
+for i = 1, #noted, 2 do call('HSET', note, noted[i], noted[i + 1]) end
+call('PEXPIRE', note, text(math.max(math.min(lease, 86400000), 60000)))
 if deliveries[1] and (not later or steady + lease < later) then later = steady + lease end
 return answer(later and text(math.max(later - steady, 0)) or '', deliveries)

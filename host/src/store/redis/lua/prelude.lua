@@ -32,6 +32,13 @@ local function pause_key(owner, key) return P .. ':pause:' .. #owner .. ':' .. o
 -- A whole number as text.
 local function text(number) return string.format('%.0f', number) end
 
+-- A token of a lease: greater than the last one, and than any that was ever given, though Redis may have gone back to an
+-- earlier state of its data.
+local function next_token(last)
+  local now = call('TIME')
+  return text(math.max(tonumber(last or 0) + 1, now[1] * 1000000 + now[2]))
+end
+
 -- The next number of a counter. Counters begin with the time, so that no number comes back when Redis has lost its data.
 local function next_number(name)
   local n = call('HINCRBY', META, name, 1)
