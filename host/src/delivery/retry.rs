@@ -223,7 +223,8 @@ mod tests {
         let settle =
             |outcome, seconds| POLICY.settle(outcome, 100, Duration::from_secs(seconds), &Jitter::new(1));
         let not_now = Outcome::NotNow { reason: reason.clone(), after };
-        assert_eq!(settle(not_now.clone(), 99), later);
+        let at_once = Settlement::Retry { after: Duration::ZERO, counts: false, error: reason.clone() };
+        assert_eq!(settle(not_now.clone(), 99), at_once);
         assert!(
             matches!(settle(not_now, 100), Settlement::Dead { error } if error.contains("1m 40s: absent"))
         );

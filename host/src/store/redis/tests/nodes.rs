@@ -284,8 +284,8 @@ async fn what_has_been_forgotten_leaves_nothing_behind() {
     let retention = super::super::super::Retention { events: LEASE, tasks: LEASE };
     let swept = store.sweep(retention).await.unwrap();
     assert_eq!((swept.tasks, swept.events, swept.kv), (50, 50, 50));
-    // Only the counters, and what this node claimed last.
-    assert_eq!(keys().await, 2);
+    // Only the counters, and what this node claimed last of tasks and of deliveries.
+    assert_eq!(keys().await, 3);
     assert_eq!(store.backlog().await.unwrap(), Default::default());
 }
 
@@ -337,4 +337,33 @@ async fn rates_and_pauses_hold_over_all_nodes() {
     assert_eq!(a.reserve("bot", &free, Duration::from_secs(20)).await.unwrap(), None);
     let wait = a.reserve("bot", &free, Duration::from_secs(41)).await.unwrap().unwrap();
     assert!(wait > Duration::from_secs(35), "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_redis_has_forgotten_writes_nothing_under_the_next_ones_token() {
+    let server = Server::start(&[]);
+    let (a, b) = (node(&server).await, node(&server).await);
+    let id = a.submit(task("s")).await.unwrap().task;
+    let before: redis::Value = server.tell(&["DUMP", &format!("{{plugway}}:t:{}", hex(id))]).await;
+    let forgotten = a.claim(1, LEASE).await.unwrap().items.remove(0);
+    // Redis goes back to what it had: the task waits.
+    let redis::Value::BulkString(dump) = before else { panic!("{before:?}") };
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut line = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{{plugway}}:t:{}", hex(id));
+    let mut back = redis::pipe();
+    back.cmd("RESTORE").arg(&key).arg(0).arg(dump).arg("REPLACE").ignore();
+    back.cmd("ZREM").arg("{plugway}:running").arg(hex(id)).ignore();
+    back.cmd("ZADD").arg("{plugway}:ready").arg(1).arg(hex(id)).ignore();
+    back.exec_async(&mut line).await.unwrap();
+    let present = b.claim(1, LEASE).await.unwrap().items.remove(0);
+    assert_eq!((present.task.id, present.task.attempt), (id, forgotten.task.attempt));
+    assert_ne!(present.lease, forgotten.lease);
+    a.append(vec![Arc::new(event(&forgotten, 1, Kind::Started))]).await.unwrap();
+    a.probe().await.unwrap();
+    assert!(b.read(id, Position::START, 9).await.unwrap().is_empty(), "what the forgotten run said");
+    assert!(matches!(a.renew(forgotten.lease, LEASE).await, Err(StoreError::LeaseLost)));
+    b.append(vec![Arc::new(event(&present, 1, Kind::Started))]).await.unwrap();
+    b.finish(present.lease, event(&present, 2, Kind::Completed)).await.unwrap();
+    assert_eq!(b.read(id, Position::START, 9).await.unwrap().len(), 2);
 }
