@@ -134,8 +134,7 @@ impl Follower {
                 Taken::Unknown => {}
                 Taken::Beyond(at) => {
                     self.line.at = Some(at);
-                    let beyond =
-                        if self.line.awaited { None } else { Box::pin(inner.is_beyond(at)).await };
+                    let beyond = if self.line.awaited { None } else { Box::pin(inner.is_beyond(at)).await };
                     match beyond {
                         // Waiting for what is behind it would be in vain.
                         Some(true) => {

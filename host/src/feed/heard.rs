@@ -6,8 +6,8 @@
 //! Beyond its bound the first of what is in no write is given up. That is remembered until the log says that it was written
 //! after all, or a gap is written in its place.
 
-use std::collections::{HashMap, VecDeque};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -30,7 +30,9 @@ struct Item {
 
 impl Item {
     fn weight(&self) -> usize {
-        self.event.data.len() + self.event.agent.as_ref().map_or(0, |agent| agent.len()) + std::mem::size_of::<Self>()
+        self.event.data.len()
+            + self.event.agent.as_ref().map_or(0, |agent| agent.len())
+            + std::mem::size_of::<Self>()
     }
 }
 

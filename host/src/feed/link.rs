@@ -307,7 +307,14 @@ impl Link {
             Lease::Ask(at) if at <= now => {
                 let floor = self.inner.ring.last().unwrap_or_default();
                 let ask = log::ask(connection, keys, token, length, floor);
-                Some(Box::pin(ask.map(|asked| asked.map(Done::Asked))))
+                Some(Box::pin(ask.map(|asked| match asked {
+                    // A full Redis refuses even to say who has it.
+                    Err(error) if !is_broken(&error) => {
+                        tracing::debug!(%error, "redis refuses the lease of the feed's log");
+                        Ok(Done::Asked(Asked::Held(REFUSED)))
+                    }
+                    asked => asked.map(Done::Asked),
+                })))
             }
             Lease::CatchingUp { renew, .. } | Lease::Held { renew } if renew <= now => {
                 let renew = log::renew(connection, keys, token, length);
