@@ -67,7 +67,7 @@ impl Published {
 
     /// Bytes that it is counted with.
     pub(super) fn weight(&self) -> usize {
-        self.data.len() + std::mem::size_of::<Self>()
+        self.data.len() + self.agent.as_ref().map_or(0, |agent| agent.len()) + std::mem::size_of::<Self>()
     }
 }
 

@@ -34,7 +34,7 @@ impl Figures {
         metrics::describe_counter!("agent_gateway_commands_total", "Commands accepted by this node.");
         metrics::describe_counter!(
             "agent_gateway_errors_total",
-            "What went wrong on the feed, by type: payload (no event), redis (connection lost or write refused), overflow (heard and given up before it was written), command (refused)."
+            "What went wrong on the feed, by type: payload (no event), redis (connection lost or write refused), overflow (heard and given up before anybody wrote it: clients get a gap), command (refused)."
         );
         metrics::describe_gauge!(
             "plugway_feed_sessions",

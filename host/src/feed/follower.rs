@@ -35,9 +35,12 @@ impl Filter {
     }
 
     fn lets(&self, entry: &Entry) -> bool {
+        if entry.kind.is_none() {
+            return true;
+        }
         let agent =
             || entry.agent.as_deref().is_some_and(|agent| self.agents.iter().any(|name| **name == *agent));
-        self.passes(Some(entry.kind)) && (self.agents.is_empty() || agent())
+        self.passes(entry.kind) && (self.agents.is_empty() || agent())
     }
 }
 
@@ -74,6 +77,8 @@ struct Line {
     cursor: Option<Cursor>,
     /// Events that it was not shown since it was told where it stands.
     untold: u32,
+    /// The log has come to its place, though this node has not.
+    awaited: bool,
     filter: Option<Box<Filter>>,
 }
 
@@ -95,7 +100,7 @@ impl Follower {
             Some(From::Recent) | None => None,
         };
         let filter = (filter != Filter::default()).then(|| Box::new(filter));
-        let line = Line { at, cursor, untold: 0, filter };
+        let line = Line { at, cursor, untold: 0, awaited: false, filter };
         // Before the session is looked at, so that nothing is missed in between.
         let rung = bell.times();
         let turns = from.map(|from| turns(Arc::clone(&feed.inner), connected.session().clone(), from));
@@ -127,6 +132,20 @@ impl Follower {
                 }
                 Taken::Nothing(at) => self.line.at = Some(at),
                 Taken::Unknown => {}
+                Taken::Beyond(at) => {
+                    self.line.at = Some(at);
+                    let beyond = if self.line.awaited { None } else { Box::pin(inner.is_beyond(at)).await };
+                    match beyond {
+                        // Waiting for what is behind it would be in vain.
+                        Some(true) => {
+                            self.line.at = inner.ring.last();
+                            self.line.gap(at, inner, frames);
+                        }
+                        Some(false) => self.line.awaited = true,
+                        // Redis is away: the ring's bell tells when it is back.
+                        None => {}
+                    }
+                }
                 Taken::Behind { at, floor } => {
                     let page = Box::pin(inner.behind(at, floor)).await;
                     if page.gap {

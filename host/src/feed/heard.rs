@@ -2,8 +2,12 @@
 //!
 //! Every node hears the same in the same order, and one of them writes it into the log. So an entry of the log confirms
 //! what was heard, and all that was heard before it; what is left when the writer dies is what the next one has to write.
+//!
+//! Beyond its bound the first of what is in no write is given up. That is remembered until the log says that it was written
+//! after all, or a gap is written in its place.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +16,8 @@ use super::event::Published;
 
 /// How long a connection may lag behind the other. An equal event that is published meanwhile is taken for the first.
 const EARLY: Duration = Duration::from_secs(2);
+/// Entries of the log that may come before they are heard.
+const MAX_EARLY: usize = 10_000;
 
 #[derive(Debug)]
 struct Item {
@@ -22,52 +28,125 @@ struct Item {
     write: Option<u64>,
 }
 
+impl Item {
+    fn weight(&self) -> usize {
+        self.event.data.len()
+            + self.event.agent.as_ref().map_or(0, |agent| agent.len())
+            + std::mem::size_of::<Self>()
+    }
+}
+
+#[derive(Debug)]
+struct Write {
+    number: u64,
+    /// It tells a gap.
+    gap: bool,
+}
+
+/// What was dropped that nobody may have written.
+#[derive(Debug, Default)]
+struct GivenUp {
+    /// When it was; none: nothing was, or a gap tells of it.
+    at: Option<Instant>,
+    /// Events that were not counted yet.
+    uncounted: u64,
+}
+
+/// What is to be written together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) write: u64,
+    /// Events before these are gone.
+    pub(super) gap: bool,
+    pub(super) events: Vec<Published>,
+}
+
 #[derive(Debug)]
 pub(super) struct Heard {
+    /// Those that are in a write come first.
     items: VecDeque<Item>,
+    /// How many there are of each digest.
+    digests: HashMap<u64, u32>,
     bytes: usize,
     /// Entries of the log that came before they were heard: the two come over different connections.
     early: VecDeque<(u64, Instant)>,
     writes: u64,
-    max_events: usize,
+    /// The write that nobody knows the end of.
+    under_way: Option<Write>,
+    given_up: GivenUp,
     max_bytes: usize,
     hold: Duration,
 }
 
 impl Heard {
-    /// Holds so much, for so long.
-    pub(super) fn new(max_events: usize, max_bytes: usize, hold: Duration) -> Self {
-        let (items, early) = (VecDeque::new(), VecDeque::new());
-        Self { items, bytes: 0, early, writes: 0, max_events, max_bytes, hold }
+    /// Holds so much, or one event, for so long.
+    pub(super) fn new(max_bytes: usize, hold: Duration) -> Self {
+        Self {
+            items: VecDeque::new(),
+            digests: HashMap::new(),
+            bytes: 0,
+            early: VecDeque::new(),
+            writes: 0,
+            under_way: None,
+            given_up: GivenUp::default(),
+            max_bytes,
+            hold,
+        }
     }
 
-    /// Notes an event. How many had to be given up for it that nobody may have written.
-    pub(super) fn hear(&mut self, event: Published, now: Instant) -> usize {
+    /// Notes an event. Others are given up if there is no room for it.
+    pub(super) fn hear(&mut self, event: Published, now: Instant) {
         let digest = event.digest();
         if let Some(at) = self.early.iter().position(|(early, _)| *early == digest) {
             self.early.drain(..=at);
-            return 0;
+            return;
         }
-        self.bytes += event.weight();
-        self.items.push_back(Item { digest, at: now, event, write: None });
-        let mut lost = 0;
-        while self.items.len() > self.max_events || (self.bytes > self.max_bytes && self.items.len() > 1) {
-            lost += usize::from(self.drop_first());
+        let item = Item { digest, at: now, event, write: None };
+        self.bytes += item.weight();
+        *self.digests.entry(digest).or_default() += 1;
+        self.items.push_back(item);
+        while self.bytes > self.max_bytes && self.items.len() > 1 {
+            self.give_up(now);
         }
-        lost
+    }
+
+    /// Makes room.
+    fn give_up(&mut self, now: Instant) {
+        let written = self.items.partition_point(|item| item.write.is_some());
+        let under_way = self.under_way.as_ref().map(|write| write.number);
+        let settled = self.items.front().is_some_and(|item| item.write.is_some() && item.write != under_way);
+        if settled && written + 1 >= self.items.len() {
+            // It is in the log.
+            self.drop_first();
+            return;
+        }
+        self.drop_at(written.min(self.items.len() - 1));
+        self.given_up.at = Some(now);
+        self.given_up.uncounted += 1;
+    }
+
+    /// How many events were given up since this was last asked.
+    pub(super) fn count_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up.uncounted)
     }
 
     /// An entry of the log came. How long ago it was heard, if it was; if not, whether it is `yet` to be heard.
     pub(super) fn confirm(&mut self, digest: u64, yet: bool, now: Instant) -> Option<Duration> {
-        let Some(place) = self.items.iter().position(|item| item.digest == digest) else {
+        let known = self.digests.contains_key(&digest);
+        let place = known.then(|| self.items.iter().position(|item| item.digest == digest)).flatten();
+        let Some(place) = place else {
             if yet {
                 self.early.push_back((digest, now));
             }
-            while self.early.len() > self.max_events {
+            while self.early.len() > MAX_EARLY {
                 self.early.pop_front();
             }
             return None;
         };
+        // What was given up came before it: the writer had it, or told the gap.
+        if self.items[place].write.is_none() {
+            self.given_up = GivenUp::default();
+        }
         let at = self.items[place].at;
         for _ in 0..=place {
             self.drop_first();
@@ -76,10 +155,13 @@ impl Heard {
     }
 
     /// The first events that are in no write, to be written together: up to `events`, and one or no more than `bytes`.
-    pub(super) fn begin_write(&mut self, events: usize, bytes: usize) -> (u64, Vec<Published>) {
+    pub(super) fn begin_write(&mut self, events: usize, bytes: usize) -> Batch {
         self.writes += 1;
+        let gap = self.given_up.at.take().is_some();
+        self.under_way = Some(Write { number: self.writes, gap });
+        let written = self.items.partition_point(|item| item.write.is_some());
         let (mut taken, mut size) = (Vec::new(), 0);
-        for item in self.items.iter_mut().filter(|item| item.write.is_none()).take(events) {
+        for item in self.items.range_mut(written..).take(events) {
             size += item.event.weight();
             if size > bytes && !taken.is_empty() {
                 break;
@@ -87,25 +169,28 @@ impl Heard {
             item.write = Some(self.writes);
             taken.push(item.event.clone());
         }
-        (self.writes, taken)
+        Batch { write: self.writes, gap, events: taken }
+    }
+
+    /// The write under way took place.
+    pub(super) fn written(&mut self) {
+        self.under_way = None;
     }
 
     /// A write did not take place, or nobody knows.
-    pub(super) fn undo_write(&mut self, write: u64) {
+    pub(super) fn undo_write(&mut self, write: u64, now: Instant) {
+        if self.under_way.take_if(|under_way| under_way.number == write).is_some_and(|write| write.gap) {
+            self.given_up.at = Some(now);
+        }
         for item in self.items.iter_mut().filter(|item| item.write == Some(write)) {
             item.write = None;
         }
     }
 
-    /// Whether the next event takes the place of another.
-    pub(super) fn is_full(&self) -> bool {
-        self.items.len() >= self.max_events || self.bytes >= self.max_bytes
-    }
-
-    /// Whether anything is in no write.
+    /// Whether anything is in no write, be it a gap.
     pub(super) fn has_unwritten(&self) -> bool {
         // The latest are written last.
-        self.items.back().is_some_and(|item| item.write.is_none())
+        self.given_up.at.is_some() || self.items.back().is_some_and(|item| item.write.is_none())
     }
 
     /// Forgets what is too old to matter: what is not `ours` to write, or was written and never came.
@@ -118,11 +203,20 @@ impl Heard {
         while self.items.front().is_some_and(|item| older(item.at, hold) && (!ours || item.write.is_some())) {
             self.drop_first();
         }
+        if !ours && self.given_up.at.is_some_and(|at| older(at, hold)) {
+            self.given_up = GivenUp::default();
+        }
     }
 
     /// The channels were out of reach since `then`: no time passed.
     pub(super) fn resume(&mut self, then: Instant, now: Instant) {
         let away = now.saturating_duration_since(then);
+        if self.under_way.take().is_some_and(|write| write.gap) {
+            self.given_up.at = Some(now);
+        }
+        if let Some(at) = &mut self.given_up.at {
+            *at = (*at + away).min(now);
+        }
         for item in &mut self.items {
             item.at += away;
             // Whatever was under way, the log tells what became of it.
@@ -134,15 +228,25 @@ impl Heard {
     /// The log was lost, and all that it confirmed with it.
     pub(super) fn clear(&mut self) {
         self.items.clear();
+        self.digests.clear();
         self.bytes = 0;
         self.early.clear();
+        (self.under_way, self.given_up) = (None, GivenUp::default());
     }
 
-    /// Whether what was dropped was in no write.
-    fn drop_first(&mut self) -> bool {
-        let Some(item) = self.items.pop_front() else { return false };
-        self.bytes -= item.event.weight();
-        item.write.is_none()
+    fn drop_first(&mut self) {
+        self.drop_at(0);
+    }
+
+    fn drop_at(&mut self, place: usize) {
+        let Some(item) = self.items.remove(place) else { return };
+        self.bytes -= item.weight();
+        if let Entry::Occupied(mut known) = self.digests.entry(item.digest) {
+            *known.get_mut() -= 1;
+            if *known.get() == 0 {
+                known.remove();
+            }
+        }
     }
 }
 
@@ -158,15 +262,15 @@ mod tests {
     }
 
     fn heard(events: &[u32]) -> Heard {
-        let mut heard = Heard::new(10, 1 << 20, HOLD);
+        let mut heard = Heard::new(1 << 20, HOLD);
         for n in events {
-            assert_eq!(heard.hear(event(*n), Instant::now()), 0);
+            heard.hear(event(*n), Instant::now());
         }
         heard
     }
 
     fn unwritten(heard: &mut Heard) -> Vec<Published> {
-        heard.begin_write(100, 1 << 20).1
+        heard.begin_write(100, 1 << 20).events
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,14 +314,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_did_not_take_place_is_written_again() {
         let mut heard = heard(&[1, 2]);
-        let (first, events) = heard.begin_write(1, 1 << 20);
-        assert_eq!((events.len(), heard.has_unwritten()), (1, true));
-        let (second, _) = heard.begin_write(9, 1 << 20);
+        let first = heard.begin_write(1, 1 << 20);
+        assert_eq!((first.events.len(), heard.has_unwritten()), (1, true));
+        heard.written();
+        let second = heard.begin_write(9, 1 << 20).write;
         assert!(!heard.has_unwritten());
-        heard.undo_write(second);
-        assert_eq!(unwritten(&mut heard), [event(2)]);
-        heard.undo_write(first);
-        assert_eq!(unwritten(&mut heard), [event(1)]);
+        heard.undo_write(second, Instant::now());
+        let again = heard.begin_write(9, 1 << 20);
+        assert_eq!((again.events, again.gap), (vec![event(2)], false));
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,12 +348,53 @@ mod tests {
         assert_eq!(unwritten(&mut heard), [event(1)]);
     }
 
+    /// Room for so many events.
+    fn narrow(events: usize) -> Heard {
+        let item = Item { digest: 0, at: Instant::now(), event: event(1), write: None };
+        Heard::new(events * item.weight(), HOLD)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_held_is_bounded_and_what_is_given_up_counted() {
-        let mut heard = Heard::new(2, 1 << 20, HOLD);
-        assert_eq!((1..=3).map(|n| heard.hear(event(n), Instant::now())).sum::<usize>(), 1);
-        assert_eq!(unwritten(&mut heard), [event(2), event(3)]);
-        let mut heard = Heard::new(9, 1, HOLD);
-        assert_eq!((1..=3).map(|n| heard.hear(event(n), Instant::now())).sum::<usize>(), 2);
+    async fn beyond_the_bound_the_first_unwritten_are_given_up_counted_and_told_once() {
+        let mut heard = narrow(3);
+        (1..=5).for_each(|n| heard.hear(event(n), Instant::now()));
+        assert_eq!((heard.count_given_up(), heard.count_given_up()), (2, 0));
+        let batch = heard.begin_write(1, 1 << 20);
+        assert_eq!((batch.gap, batch.events), (true, vec![event(3)]));
+        // What is being written stays, as it may have to be written again.
+        (6..=8).for_each(|n| heard.hear(event(n), Instant::now()));
+        assert_eq!(heard.count_given_up(), 3);
+        heard.undo_write(batch.write, Instant::now());
+        let batch = heard.begin_write(9, 1 << 20);
+        assert_eq!((batch.gap, batch.events), (true, vec![event(3), event(7), event(8)]));
+        heard.written();
+        assert!(!heard.has_unwritten());
+        // What is in the log makes room for nothing.
+        heard.hear(event(9), Instant::now());
+        assert_eq!(heard.count_given_up(), 0);
+        assert!(!heard.begin_write(9, 1 << 20).gap);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_is_no_loss_if_somebody_else_wrote_it() {
+        let given_up = || {
+            let mut heard = narrow(2);
+            (1..=4).for_each(|n| heard.hear(event(n), Instant::now()));
+            heard
+        };
+        let mut heard = given_up();
+        for n in [1, 2] {
+            heard.confirm(event(n).digest(), false, Instant::now());
+        }
+        assert!(heard.begin_write(9, 1 << 20).gap);
+        let mut heard = given_up();
+        heard.confirm(event(3).digest(), false, Instant::now());
+        assert_eq!(heard.count_given_up(), 0);
+        let batch = heard.begin_write(9, 1 << 20);
+        assert_eq!((batch.gap, batch.events), (false, vec![event(4)]));
+        let mut heard = given_up();
+        tokio::time::advance(HOLD * 2).await;
+        heard.expire(Instant::now(), false);
+        assert!(!heard.has_unwritten() && heard.digests.is_empty());
     }
 }

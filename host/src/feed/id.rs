@@ -29,6 +29,11 @@ impl FeedId {
     /// Before every event.
     pub const START: Self = Self { ms: 0, seq: 0 };
 
+    /// When Redis gave it, in milliseconds since the Unix epoch.
+    pub(super) fn ms(self) -> u64 {
+        self.ms
+    }
+
     /// Whether Redis gave it at this time (milliseconds since the Unix epoch) or later.
     pub(super) fn is_since(self, ms: u64) -> bool {
         self.ms >= ms

@@ -14,8 +14,8 @@ use redis::{AsyncConnectionConfig, Client, Msg, RedisError, RedisResult};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::heard::Heard;
-use super::log::{self, Asked, Keys, Logged};
+use super::heard::{Batch, Heard};
+use super::log::{self, Asked, Keys, Logged, Stride};
 use super::{FeedId, Inner, event};
 
 /// Time for a connection.
@@ -49,6 +49,7 @@ pub(super) struct Link {
     rubbish: Rarely,
     refused: Rarely,
     overflow: Rarely,
+    stride: Stride,
 }
 
 /// Whether the log is this node's to write.
@@ -74,11 +75,11 @@ type Command = BoxFuture<'static, RedisResult<Done>>;
 impl Link {
     pub(super) fn new(inner: Arc<Inner>, client: Client) -> Self {
         let config = &inner.config;
-        let most = usize::try_from(config.log_events).unwrap_or(usize::MAX);
-        let heard = Heard::new(most, inner.ring_bytes, config.lease * 3);
+        let most = usize::try_from(config.heard.as_u64()).unwrap_or(usize::MAX);
+        let heard = Heard::new(most, config.lease * 3);
         let keys = inner.keys.clone();
         let [rubbish, refused, overflow] = Default::default();
-        Self { inner, client, keys, heard, lost: None, rubbish, refused, overflow }
+        Self { inner, client, keys, heard, lost: None, rubbish, refused, overflow, stride: Stride::new() }
     }
 
     /// Links until it is told to stop, whatever becomes of Redis.
@@ -90,7 +91,7 @@ impl Link {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            self.lost = Some(Instant::now());
+            self.lost.get_or_insert_with(Instant::now);
             failures = if self.inner.is_connected() && began.elapsed() > BACK_OFF.1 {
                 0
             } else {
@@ -127,13 +128,14 @@ impl Link {
         loop {
             let now = Instant::now();
             self.heard.expire(now, !matches!(lease, Lease::Ask(_)));
+            let held = matches!(lease, Lease::Held { .. });
+            if held {
+                self.count_given_up(now < write_after);
+            }
             if command.is_none() {
                 command = self.next_command(lease, &token, &commands, now >= write_after);
             }
             let idle = command.is_none();
-            // What is not heard yet waits in order; what can't be written must not wait without end.
-            let ours = !matches!(lease, Lease::Ask(_));
-            let room = !(ours && self.heard.is_full() && now >= write_after);
             let wake = match lease {
                 Lease::Ask(at) => at,
                 Lease::CatchingUp { renew, .. } => renew,
@@ -176,13 +178,13 @@ impl Link {
                             }
                         }
                         Done::Renewed(false) => lease = self.lost_lease(),
-                        Done::Written { result: Ok(true), .. } => {}
+                        Done::Written { result: Ok(true), .. } => self.heard.written(),
                         Done::Written { write, result: Ok(false) } => {
-                            self.heard.undo_write(write);
+                            self.heard.undo_write(write, now);
                             lease = self.lost_lease();
                         }
                         Done::Written { write, result: Err(error) } => {
-                            self.heard.undo_write(write);
+                            self.heard.undo_write(write, now);
                             write_after = Instant::now() + REFUSED;
                             self.inner.figures.redis_errors.increment(1);
                             if let Some(times) = self.refused.now() {
@@ -191,12 +193,13 @@ impl Link {
                         }
                     }
                 }
-                message = messages.next(), if room => {
+                // Heard at once, whatever can be written: what waits on the connection nothing would bound.
+                message = messages.next() => {
                     let Some(message) = message else { return Err(closed()) };
-                    let mut released = self.hear(&message, ours);
+                    let mut released = self.hear(&message);
                     for _ in 1..WRITE.0 {
                         let Some(Some(message)) = messages.next().now_or_never() else { break };
-                        released |= self.hear(&message, ours);
+                        released |= self.hear(&message);
                     }
                     if released && let Lease::Ask(at) = &mut lease {
                         *at = Instant::now();
@@ -259,19 +262,22 @@ impl Link {
             let mut entries = Vec::new();
             for Logged { id, event } in latest {
                 let Some((entry, digest)) = event else { continue };
-                self.heard.confirm(digest, id.is_since(heard_since), now);
+                if let Some(digest) = digest {
+                    self.heard.confirm(digest, id.is_since(heard_since), now);
+                }
                 entries.push(entry);
             }
             ring.fill(entries);
+            self.lost = None;
             return Ok(());
         };
-        let now = Instant::now();
+        let (now, lost) = (Instant::now(), self.lost.take());
         if shape.given < last {
             tracing::warn!(
                 "the feed's log was lost with redis' memory: who comes back with an older id is told so"
             );
             self.heard.clear();
-        } else if let Some(lost) = self.lost {
+        } else if let Some(lost) = lost {
             self.heard.resume(lost, now);
         }
         match shape.first {
@@ -283,7 +289,7 @@ impl Link {
 
     fn reading(&self, reads: &MultiplexedConnection) -> BoxFuture<'static, RedisResult<Vec<Logged>>> {
         let last = self.inner.ring.last().unwrap_or_default();
-        Box::pin(log::read(reads.clone(), self.keys.clone(), last, READ))
+        Box::pin(log::read(reads.clone(), self.keys.clone(), last, self.stride, READ))
     }
 
     /// What is to be asked of Redis next.
@@ -301,16 +307,23 @@ impl Link {
             Lease::Ask(at) if at <= now => {
                 let floor = self.inner.ring.last().unwrap_or_default();
                 let ask = log::ask(connection, keys, token, length, floor);
-                Some(Box::pin(ask.map(|asked| asked.map(Done::Asked))))
+                Some(Box::pin(ask.map(|asked| match asked {
+                    // A full Redis refuses even to say who has it.
+                    Err(error) if !is_broken(&error) => {
+                        tracing::debug!(%error, "redis refuses the lease of the feed's log");
+                        Ok(Done::Asked(Asked::Held(REFUSED)))
+                    }
+                    asked => asked.map(Done::Asked),
+                })))
             }
             Lease::CatchingUp { renew, .. } | Lease::Held { renew } if renew <= now => {
                 let renew = log::renew(connection, keys, token, length);
                 Some(Box::pin(renew.map(|renewed| renewed.map(Done::Renewed))))
             }
             Lease::Held { .. } if may_write && self.heard.has_unwritten() => {
-                let (write, events) = self.heard.begin_write(WRITE.0, WRITE.1);
-                let kept = self.inner.config.log_events;
-                let written = log::write(connection, keys, token, kept, events);
+                let Batch { write, gap, events } = self.heard.begin_write(WRITE.0, WRITE.1);
+                let kept = (self.inner.config.log_events, self.inner.config.log_bytes.as_u64());
+                let written = log::write(connection, keys, token, kept, gap, events);
                 Some(Box::pin(written.map(move |result| match result {
                     Err(error) if is_broken(&error) => Err(error),
                     result => Ok(Done::Written { write, result }),
@@ -330,6 +343,7 @@ impl Link {
         if read.is_empty() {
             return;
         }
+        self.stride.adapt(&read);
         let now = Instant::now();
         let mut entries = Vec::with_capacity(read.len());
         let mut waited = Vec::with_capacity(read.len());
@@ -340,8 +354,12 @@ impl Link {
                 self.inner.figures.payload_errors.increment(1);
                 continue;
             };
-            waited.extend(self.heard.confirm(digest, yet && id.is_since(heard_since), now));
-            self.inner.figures.published(entry.kind);
+            if let Some(digest) = digest {
+                waited.extend(self.heard.confirm(digest, yet && id.is_since(heard_since), now));
+            }
+            if let Some(kind) = entry.kind {
+                self.inner.figures.published(kind);
+            }
             entries.push(entry);
         }
         self.inner.ring.publish(entries, last);
@@ -351,25 +369,30 @@ impl Link {
         }
     }
 
-    /// Notes what came over a channel, whether or not it is `ours` to write. True: it says that the lease is free.
-    fn hear(&mut self, message: &Msg, ours: bool) -> bool {
+    /// Tells that events are lost, if any are: those that nobody wrote and that this node, which writes now, has given up.
+    fn count_given_up(&mut self, refused: bool) {
+        let lost = self.heard.count_given_up();
+        if lost == 0 {
+            return;
+        }
+        self.inner.figures.overflow_errors.increment(lost);
+        let why = if refused { "while redis took none" } else { "before it could be written" };
+        if let Some(events) = self.overflow.more(lost) {
+            tracing::warn!(
+                events,
+                "events of the feed are lost: more was heard than is kept (feed.heard) {why}; clients get a gap"
+            );
+        }
+    }
+
+    /// Notes what came over a channel. True: it says that the lease is free.
+    fn hear(&mut self, message: &Msg) -> bool {
         let channel = message.get_channel_name();
         if channel == self.keys.lease {
             return true;
         }
         match event::read(channel, message.get_payload_bytes(), self.inner.payload) {
-            Ok(Some(event)) => {
-                let lost = self.heard.hear(event, Instant::now());
-                if ours && lost > 0 {
-                    self.inner.figures.overflow_errors.increment(lost as u64);
-                    if let Some(times) = self.overflow.now() {
-                        tracing::warn!(
-                            times,
-                            "events of the feed are lost: more was heard than is kept (feed.log_events, feed.ring_bytes) while redis took none"
-                        );
-                    }
-                }
-            }
+            Ok(Some(event)) => self.heard.hear(event, Instant::now()),
             Ok(None) => {}
             Err(error) => {
                 self.inner.figures.payload_errors.increment(1);
@@ -392,7 +415,12 @@ pub(super) struct Rarely {
 impl Rarely {
     /// It happened. Some: it may be said, and this is how often it happened since it was last said.
     fn now(&mut self) -> Option<u64> {
-        self.times += 1;
+        self.more(1)
+    }
+
+    /// It happened so many times more.
+    fn more(&mut self, times: u64) -> Option<u64> {
+        self.times += times;
         if self.last.is_some_and(|last| last.elapsed() < QUIET) {
             return None;
         }

@@ -13,18 +13,54 @@ use super::event::{Published, Type, digest};
 use super::id::FeedId;
 use super::ring::Entry;
 
-/// Entries read at once by who has fallen behind, at most.
-const PAGE: usize = 32;
-/// Entries read at once as they are written, at most.
-const READ: usize = 256;
+/// Entries read at once by who has fallen behind, and their bytes unless it is one.
+const PAGE: (usize, usize) = (256, 256 << 10);
+/// Entries read at once as they are written: at first, at most, and the bytes that make it fewer.
+const READ: (usize, usize, usize) = (16, 256, 1 << 20);
+/// Name of an entry that says that events are gone.
+const GAP: &str = "gap";
 
-/// Writes events if the token is the lease's. ARGV: token, length of the log, then type, agent and data of each.
+/// Writes events if the token is the lease's, then cuts the log to its bounds. ARGV: token, events and bytes that the log
+/// keeps, then type, agent and data of each.
+///
+/// The bytes are counted beside the log: what is added, less what is cut off. Where there is no count the log is counted.
+/// What one call cuts off is bounded, and more than one call can add.
 static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-         for i = 3, #ARGV, 3 do
-           redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 't', ARGV[i], 'a', ARGV[i + 1], 'd', ARGV[i + 2])
+         local log, most, room = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+         local function weight(fields)
+           local sum = 0
+           for i = 2, #fields, 2 do sum = sum + #fields[i] end
+           return sum
          end
+         local length = redis.call('XLEN', log)
+         local bytes = length > 0 and tonumber(redis.call('GET', KEYS[3]) or '')
+         if not bytes then
+           bytes = 0
+           local from = '-'
+           while length > 0 do
+             local page = redis.call('XRANGE', log, from, '+', 'COUNT', 16)
+             if #page == 0 then break end
+             for _, entry in ipairs(page) do bytes = bytes + weight(entry[2]) end
+             from = '(' .. page[#page][1]
+           end
+         end
+         for i = 4, #ARGV, 3 do
+           redis.call('XADD', log, '*', 't', ARGV[i], 'a', ARGV[i + 1], 'd', ARGV[i + 2])
+           bytes = bytes + #ARGV[i] + #ARGV[i + 1] + #ARGV[i + 2]
+           length = length + 1
+         end
+         local from, cut = '-', 0
+         while cut < 1024 and length > 1 and (length > most or bytes > room) do
+           local first = redis.call('XRANGE', log, from, '+', 'COUNT', 1)[1]
+           if not first then break end
+           bytes = math.max(bytes - weight(first[2]), 0)
+           from, cut, length = '(' .. first[1], cut + 1, length - 1
+         end
+         if cut > 0 then redis.call('XTRIM', log, 'MAXLEN', length) end
+         if length <= 1 then redis.call('DEL', KEYS[3])
+         else redis.call('SET', KEYS[3], string.format('%.0f', bytes)) end
          return 1",
     )
 });
@@ -53,11 +89,14 @@ pub(super) struct Keys {
     pub(super) log: String,
     /// Also the channel on which its release is told.
     pub(super) lease: String,
+    /// Bytes of the log.
+    pub(super) bytes: String,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { log: format!("{{{prefix}}}:feed"), lease: format!("{{{prefix}}}:feed:lease") }
+        let name = |part: &str| format!("{{{prefix}}}:feed{part}");
+        Self { log: name(""), lease: name(":lease"), bytes: name(":bytes") }
     }
 }
 
@@ -78,8 +117,41 @@ pub(super) struct Shape {
 #[derive(Debug)]
 pub(super) struct Logged {
     pub(super) id: FeedId,
-    /// None for one that a newer gateway wrote in a way that this one does not know.
-    pub(super) event: Option<(Entry, u64)>,
+    /// None for one that a newer gateway wrote in a way that this one does not know. A gap confirms nothing.
+    pub(super) event: Option<(Entry, Option<u64>)>,
+}
+
+impl Logged {
+    fn weight(&self) -> usize {
+        self.event.as_ref().map_or(0, |(entry, _)| entry.frame.chunk().len())
+    }
+}
+
+/// How many entries are read at once, by the size of those before: so that they are many where they are small, and few
+/// bytes where they are large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stride(usize);
+
+impl Stride {
+    pub(super) fn new() -> Self {
+        Self(READ.0)
+    }
+
+    /// These were read.
+    pub(super) fn adapt(&mut self, read: &[Logged]) {
+        let bytes: usize = read.iter().map(Logged::weight).sum();
+        if bytes > READ.2 {
+            self.0 = (self.0 / 2).max(1);
+        } else if read.len() >= self.0 {
+            self.0 = (self.0 * 2).min(READ.1);
+        }
+    }
+}
+
+/// How many entries to read next of those that fit into a page, having read some.
+fn next_count(count: usize, read: usize, bytes: usize, (most, room): (usize, usize)) -> usize {
+    let mean = (bytes / read.max(1)).max(1);
+    (room.saturating_sub(bytes) / mean).min(most.saturating_sub(read)).min(count * 2)
 }
 
 /// What asking for the lease came to.
@@ -125,33 +197,48 @@ pub(super) async fn latest(
     keys: &Keys,
     (events, bytes): (usize, usize),
 ) -> RedisResult<Vec<Logged>> {
-    let (mut latest, mut end, mut size) = (Vec::new(), "+".to_owned(), 0);
-    while latest.len() < events && size < bytes {
+    let (mut latest, mut end, mut size, mut count) = (Vec::new(), "+".to_owned(), 0, 1);
+    while latest.len() < events && size < bytes && count > 0 {
         let mut command = cmd("XREVRANGE");
-        command.arg(&keys.log).arg(&end).arg("-").arg("COUNT").arg(PAGE.min(events - latest.len()));
+        command.arg(&keys.log).arg(&end).arg("-").arg("COUNT").arg(count.min(PAGE.0));
         let page: Raw = command.query_async(connection).await?;
         let Some((first, _)) = page.last() else { break };
         end = format!("({first}");
         for raw in page {
             let logged = logged(raw)?;
-            size += logged.event.as_ref().map_or(0, |(entry, _)| entry.frame.chunk().len());
+            size += logged.weight();
             latest.push(logged);
         }
+        count = next_count(count, latest.len(), size, (events, bytes));
     }
     latest.reverse();
     Ok(latest)
 }
 
-/// A page of the events behind a place.
+/// A page of the events behind a place: as many as fit into it, one at least if there is one.
 pub(super) async fn behind(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
     after: FeedId,
 ) -> RedisResult<Vec<Logged>> {
-    let mut command = cmd("XRANGE");
-    command.arg(&keys.log).arg(format!("({after}")).arg("+").arg("COUNT").arg(PAGE);
-    let page: Raw = command.query_async(connection).await?;
-    page.into_iter().map(logged).collect()
+    let (mut page, mut bytes, mut count, mut after) = (Vec::<Logged>::new(), 0, 1, after);
+    while count > 0 {
+        let mut command = cmd("XRANGE");
+        command.arg(&keys.log).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
+        let read: Raw = command.query_async(connection).await?;
+        let is_end = read.len() < count;
+        for raw in read {
+            let logged = logged(raw)?;
+            bytes += logged.weight();
+            if bytes > PAGE.1 && !page.is_empty() {
+                return Ok(page);
+            }
+            after = logged.id;
+            page.push(logged);
+        }
+        count = if is_end { 0 } else { next_count(count, page.len(), bytes, PAGE) };
+    }
+    Ok(page)
 }
 
 /// The events behind a place, as soon as there are some; none if there are none for so long.
@@ -159,11 +246,12 @@ pub(super) async fn read(
     mut connection: MultiplexedConnection,
     keys: Keys,
     after: FeedId,
+    Stride(count): Stride,
     wait: Duration,
 ) -> RedisResult<Vec<Logged>> {
     let mut command = cmd("XREAD");
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    command.arg("COUNT").arg(READ).arg("BLOCK").arg(wait);
+    command.arg("COUNT").arg(count).arg("BLOCK").arg(wait);
     command.arg("STREAMS").arg(&keys.log).arg(after.to_string());
     let answer: Option<Vec<(String, Raw)>> = command.query_async(&mut connection).await?;
     let entries = answer.into_iter().flatten().flat_map(|(_, entries)| entries);
@@ -223,16 +311,21 @@ pub(super) async fn release(
     RELEASE.key(&keys.lease).arg(&token).invoke_async(&mut connection).await
 }
 
-/// Writes events, the log keeping so many. False: the lease is lost, and nothing was written.
+/// Writes events, before them a gap if events are gone; the log keeps so many, and so many bytes. False: the lease is lost,
+/// and nothing was written.
 pub(super) async fn write(
     mut connection: MultiplexedConnection,
     keys: Keys,
     token: String,
-    length: u64,
+    (length, bytes): (u64, u64),
+    gap: bool,
     events: Vec<Published>,
 ) -> RedisResult<bool> {
     let mut call = WRITE.key(&keys.log);
-    call.key(&keys.lease).arg(&token).arg(length);
+    call.key(&keys.lease).key(&keys.bytes).arg(&token).arg(length).arg(bytes);
+    if gap {
+        call.arg(GAP).arg("").arg("{}");
+    }
     for event in &events {
         call.arg(event.kind.as_str()).arg(event.agent.as_deref().unwrap_or_default()).arg(&*event.data);
     }
@@ -263,10 +356,13 @@ fn logged((text, fields): (String, Vec<Vec<u8>>)) -> RedisResult<Logged> {
         std::str::from_utf8(&fields[at * 2 + 1]).ok()
     };
     let event = || {
-        let kind = Type::named(field(b"t")?)?;
+        let kind = match field(b"t")? {
+            GAP => return Some((Entry::gap(id), None)),
+            name => Type::named(name)?,
+        };
         let agent = field(b"a").filter(|agent| !agent.is_empty());
         let data = field(b"d").filter(|data| !data.contains(['\n', '\r']))?;
-        Some((Entry::new(id, kind, agent, data), digest(kind, agent, data)))
+        Some((Entry::new(id, kind, agent, data), Some(digest(kind, agent, data))))
     };
     Ok(Logged { id, event: event() })
 }

@@ -69,6 +69,10 @@ pub struct FeedConfig {
     pub query: ByteSize,
     /// Events that the log keeps.
     pub log_events: u64,
+    /// Bytes of them.
+    pub log_bytes: ByteSize,
+    /// Bytes of what was heard and is not known to be in the log.
+    pub heard: ByteSize,
     /// Events in memory.
     pub ring_events: usize,
     /// Bytes of them.
@@ -99,6 +103,8 @@ impl FeedConfig {
             ("payload", self.payload.as_u64()),
             ("query", self.query.as_u64()),
             ("log_events", self.log_events),
+            ("log_bytes", self.log_bytes.as_u64()),
+            ("heard", self.heard.as_u64()),
             ("ring_events", self.ring_events as u64),
             ("ring_bytes", self.ring_bytes.as_u64()),
         ];
@@ -106,6 +112,9 @@ impl FeedConfig {
             if value == 0 {
                 return Err((name, "must be at least 1".to_owned()));
             }
+        }
+        if self.heard < self.payload {
+            return Err(("heard", "must be at least feed.payload".to_owned()));
         }
         if self.lease < Duration::from_millis(100) {
             return Err(("lease", "must be at least 100ms".to_owned()));
@@ -304,7 +313,7 @@ impl Feed {
                     (Some(found), None) if found.owner().is_empty() => (found, Some(From::Event(cursor))),
                     (Some(found), Some(session)) if found == session => (session, Some(From::Event(cursor))),
                     // Long forgotten.
-                    (None, Some(session)) if !bound => {
+                    (None, Some(session)) => {
                         opening.gap = true;
                         (session, Some(From::Turn(cursor.task)))
                     }
@@ -319,7 +328,7 @@ impl Feed {
         let mut at = place.flatten();
         match at {
             Some(named) => {
-                if inner.is_beyond(named).await {
+                if inner.is_beyond(named).await == Some(true) {
                     opening.gap = true;
                     at = inner.ring.last();
                 }
@@ -339,9 +348,9 @@ impl Feed {
         fresh_session()
     }
 
-    /// Notes that a command was accepted in a session.
-    pub fn commanded(&self, session: &SessionId) {
-        self.inner.figures.commands.increment(1);
+    /// Notes that a command was accepted in a session, whether it is `new` or was accepted before.
+    pub fn commanded(&self, session: &SessionId, new: bool) {
+        self.inner.figures.commands.increment(u64::from(new));
         self.inner.sessions.touch(session);
     }
 
@@ -373,6 +382,8 @@ impl Inner {
     fn connected(&self, commands: &MultiplexedConnection) {
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = Some(commands.clone());
         self.redis.store(RedisState::Connected as u8, Ordering::Relaxed);
+        // Who waits at a place that the log may not have come to looks again.
+        self.ring.wake();
         let back = self.warned.swap(false, Ordering::Relaxed);
         tracing::info!(channels = ?self.config.channels, back, "the feed is linked to redis");
     }
@@ -389,18 +400,16 @@ impl Inner {
         }
     }
 
-    /// Whether a place is one that the log has not come to, so that waiting for what is behind it would be in vain.
-    async fn is_beyond(&self, place: FeedId) -> bool {
-        if self.ring.last().is_none_or(|last| place <= last) {
-            return false;
+    /// Whether a place is one that the log has not come to, so that waiting for what is behind it would be in vain. None
+    /// where only Redis could tell, and it can't be asked.
+    async fn is_beyond(&self, place: FeedId) -> Option<bool> {
+        if place <= self.ring.last()? {
+            return Some(false);
         }
         // Another node may have shown what has not come here yet.
-        match self.connection() {
-            Some(mut connection) => {
-                log::shape(&mut connection, &self.keys).await.is_ok_and(|shape| place > shape.given)
-            }
-            None => false,
-        }
+        let mut connection = self.connection()?;
+        let shape = log::shape(&mut connection, &self.keys).await.ok()?;
+        Some(place > shape.given)
     }
 
     fn connection(&self) -> Option<MultiplexedConnection> {

@@ -11,13 +11,18 @@ use tokio::sync::futures::Notified;
 
 use super::event::Type;
 use super::id::FeedId;
+use crate::domain::rfc3339;
 use crate::hub::Frame;
+
+/// Bytes shown at once, unless it is one event: what waits for a client that takes nothing.
+const SHOWN: usize = 256 << 10;
 
 /// An event of the feed. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) id: FeedId,
-    pub(super) kind: Type,
+    /// None: it says that events are gone.
+    pub(super) kind: Option<Type>,
     pub(super) agent: Option<Arc<str>>,
     pub(super) frame: Frame,
 }
@@ -26,7 +31,13 @@ impl Entry {
     /// An event with its bytes, as everybody gets them.
     pub(super) fn new(id: FeedId, kind: Type, agent: Option<&str>, data: &str) -> Self {
         let name = kind.as_str();
-        Self { id, kind, agent: agent.map(Into::into), frame: frame(&id, name, data) }
+        Self { id, kind: Some(kind), agent: agent.map(Into::into), frame: frame(&id, name, data) }
+    }
+
+    /// Says that events before it are gone: no node could write them.
+    pub(super) fn gap(id: FeedId) -> Self {
+        let data = serde_json::json!({ "timestamp": rfc3339(id.ms()) }).to_string();
+        Self { id, kind: None, agent: None, frame: frame(&id, "gap", &data) }
     }
 
     /// Its bytes under another id.
@@ -56,6 +67,8 @@ pub(super) enum Taken {
     Up(FeedId),
     /// It has all that there is.
     Nothing(FeedId),
+    /// It stands behind all that was seen here: another node has shown more, or nobody has.
+    Beyond(FeedId),
     /// It stands below the floor: the log has to tell.
     Behind { at: FeedId, floor: FeedId },
     /// The log was never reached.
@@ -85,7 +98,7 @@ struct State {
 
 impl State {
     fn keep_signal(&mut self, entry: &Entry, most: usize) {
-        if entry.kind == Type::Signal {
+        if entry.kind == Some(Type::Signal) {
             self.signals.push_back(entry.clone());
             while self.signals.len() > most {
                 self.signals.pop_front();
@@ -101,6 +114,11 @@ impl Ring {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes everybody.
+    pub(super) fn wake(&self) {
+        self.bell.notify_waiters();
     }
 
     /// Completes at the first news after this call.
@@ -179,12 +197,20 @@ impl Ring {
             return Taken::Behind { at, floor: state.floor };
         }
         let start = state.entries.partition_point(|entry| entry.id <= at);
-        let mut reached = None;
+        let (mut reached, mut bytes) = (None, 0);
         for entry in state.entries.range(start..).take(most) {
+            bytes += entry.weight();
+            if bytes > SHOWN && reached.is_some() {
+                break;
+            }
             show(entry);
             reached = Some(entry.id);
         }
-        reached.map_or(Taken::Nothing(at), Taken::Up)
+        match reached {
+            Some(reached) => Taken::Up(reached),
+            None if at > state.last => Taken::Beyond(at),
+            None => Taken::Nothing(at),
+        }
     }
 }
 
@@ -220,7 +246,7 @@ mod tests {
         assert_eq!(took(&ring, Some(3), 2), (Taken::Up(id(5)), vec![id(4), id(5)]));
         assert_eq!(took(&ring, Some(5), 2), (Taken::Up(id(6)), vec![id(6)]));
         assert_eq!(took(&ring, Some(6), 2), (Taken::Nothing(id(6)), vec![]));
-        assert_eq!(took(&ring, Some(7), 2), (Taken::Nothing(id(7)), vec![]));
+        assert_eq!(took(&ring, Some(7), 2), (Taken::Beyond(id(7)), vec![]));
         assert_eq!(ring.signals().iter().map(|entry| entry.id).collect::<Vec<_>>(), [id(4), id(6)]);
         assert_eq!(ring.last(), Some(id(6)));
     }
@@ -252,6 +278,17 @@ mod tests {
         ring.publish([entry(1), entry(2)], None);
         assert_eq!(took(&ring, Some(1), 9).1, [id(2)]);
         assert_eq!(took(&ring, Some(0), 9).0, Taken::Behind { at: id(0), floor: id(1) });
+    }
+
+    #[test]
+    fn no_more_is_shown_at_once_than_may_wait_for_a_client() {
+        let ring = Ring::new(10, 1 << 30, 1);
+        ring.open(FeedId::START, FeedId::START);
+        let large = |n| Entry::new(id(n), Type::Signal, None, &"x".repeat(SHOWN / 2));
+        ring.publish((1..=4).map(large), None);
+        assert_eq!(took(&ring, Some(0), 9), (Taken::Up(id(1)), vec![id(1)]));
+        ring.publish([Entry::new(id(5), Type::Signal, None, &"x".repeat(SHOWN))], None);
+        assert_eq!(took(&ring, Some(4), 9), (Taken::Up(id(5)), vec![id(5)]));
     }
 
     #[test]

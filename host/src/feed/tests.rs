@@ -26,6 +26,8 @@ fn config() -> FeedConfig {
         payload: ByteSize::kib(4),
         query: ByteSize::kib(16),
         log_events: 1_000,
+        log_bytes: ByteSize::mib(16),
+        heard: ByteSize::mib(64),
         ring_events: 100,
         ring_bytes: ByteSize::mib(4),
         cached_signals: 3,
@@ -377,7 +379,9 @@ async fn who_has_lost_the_lease_writes_nothing() {
     };
     let write = async |token: &str| {
         let event = event::Published { kind: Type::Signal, agent: None, data: "{}".into() };
-        log::write(connection.clone(), keys.clone(), token.into(), 10, vec![event]).await.unwrap()
+        log::write(connection.clone(), keys.clone(), token.into(), (10, 1 << 20), false, vec![event])
+            .await
+            .unwrap()
     };
     assert!(!write("one").await);
     assert!(matches!(ask("one").await, log::Asked::Taken { up_to: None }));
@@ -391,6 +395,178 @@ async fn who_has_lost_the_lease_writes_nothing() {
     assert!(!log::renew(connection.clone(), keys.clone(), "one".into(), second).await.unwrap());
     let shape = log::shape(&mut connection.clone(), &keys).await.unwrap();
     assert!(shape.whole && shape.last == Some(shape.given) && shape.first < shape.last);
+}
+
+/// An event of about so many bytes.
+fn large(n: u64, bytes: usize) -> String {
+    json!({ "n": n, "text": "x".repeat(bytes) }).to_string()
+}
+
+#[tokio::test]
+async fn a_burst_larger_than_the_ring_loses_nothing() {
+    let (office, redis) = (office(), RedisServer::start().await);
+    let settings = FeedConfig { ring_bytes: ByteSize::kib(64), payload: ByteSize::kib(64), ..config() };
+    let node = Node::linked(&office, &redis, settings).await;
+    let mut client = node.open(Wish::default()).await;
+    let mut connection = redis.connection().await;
+    let mut burst = redis::pipe();
+    for n in 1..=500 {
+        burst.cmd("PUBLISH").arg("channel:signals").arg(large(n, 20_000)).ignore();
+    }
+    burst.exec_async(&mut connection).await.unwrap();
+    assert_eq!(client.signals_to(500).await.0, range(1, 500));
+}
+
+#[tokio::test]
+async fn what_can_neither_be_written_nor_kept_is_told_as_a_gap_on_every_node() {
+    let (office, redis) = (office(), RedisServer::start().await);
+    let settings = FeedConfig { heard: ByteSize::kib(16), ..config() };
+    let writer = Node::linked(&office, &redis, settings.clone()).await;
+    let mut client = writer.open(Wish::default()).await;
+    publish(&redis, [1]).await;
+    let (_, id) = client.signals_to(1).await;
+    let other = Node::linked(&office, &redis, settings).await;
+    let mut there = other.open(Wish { filter: only(Type::Signal), ..Wish::default() }).await;
+    let mut connection = redis.connection().await;
+    let mut limit = async |bytes: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("maxmemory").arg(bytes).exec_async(&mut connection).await.unwrap();
+    };
+    limit("1").await;
+    for n in 2..=40 {
+        redis.publish("channel:signals", &large(n, 1_000)).await;
+    }
+    // Writes were tried after all of it was there to be heard.
+    let before = refused(&redis).await;
+    eventually("redis refuses more", async || refused(&redis).await >= before + 4).await;
+    limit("0").await;
+    let mut shown = Vec::new();
+    loop {
+        let (here, there) = (client.next().await, there.next().await);
+        assert_eq!(here, there);
+        if here.data["n"] == 40 {
+            break;
+        }
+        shown.push(here.name);
+    }
+    assert_eq!(shown.iter().filter(|name| *name == "gap").count(), 1, "{shown:?}");
+    assert!(shown.len() < 30, "{shown:?}");
+    // Who comes back gets it from the log.
+    let mut back = other.after(&id).await;
+    for name in shown {
+        assert_eq!(back.next().await.name, name);
+    }
+}
+
+/// How often the server had no memory for a command.
+async fn refused(redis: &RedisServer) -> u64 {
+    let mut connection = redis.connection().await;
+    let info: String = redis::cmd("INFO").arg("errorstats").query_async(&mut connection).await.unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    count.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+fn only(kind: Type) -> Filter {
+    Filter { types: vec![kind], agents: Vec::new() }
+}
+
+#[tokio::test]
+async fn who_takes_over_tells_what_it_could_not_keep() {
+    let (office, redis) = (office(), RedisServer::start().await);
+    let settings = FeedConfig { heard: ByteSize::kib(8), lease: Duration::from_secs(2), ..config() };
+    let node = Node::linked(&office, &redis, settings).await;
+    let mut client = node.open(Wish::default()).await;
+    // Somebody who writes nothing has the lease.
+    let mut connection = redis.connection().await;
+    let mut command = redis::cmd("SET");
+    command
+        .arg("{test}:feed:lease")
+        .arg("dead")
+        .arg("PX")
+        .arg(1_500)
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
+    for n in 1..=30 {
+        redis.publish("channel:signals", &large(n, 1_000)).await;
+    }
+    assert_eq!(client.next().await.name, "gap");
+    let (numbers, _) = client.signals_to(30).await;
+    assert_eq!(numbers, range(numbers[0], 30));
+    assert!(numbers[0] > 1);
+}
+
+#[tokio::test]
+async fn the_log_keeps_so_many_bytes_and_counts_what_it_has_not_counted() {
+    let redis = RedisServer::start().await;
+    let (mut connection, keys) = (redis.connection().await, Keys::new("p"));
+    let write = async |bytes: usize, count: usize| {
+        let event = event::Published { kind: Type::Signal, agent: None, data: large(1, bytes).into() };
+        let (connection, keys) = (redis.connection().await, keys.clone());
+        let events = vec![event; count];
+        assert!(log::write(connection, keys, "one".into(), (1_000, 10_000), false, events).await.unwrap());
+    };
+    let length = async || {
+        let mut connection = redis.connection().await;
+        redis::cmd("XLEN").arg(&keys.log).query_async::<u64>(&mut connection).await.unwrap()
+    };
+    log::ask(connection.clone(), keys.clone(), "one".into(), Duration::from_secs(60), FeedId::START)
+        .await
+        .unwrap();
+    write(900, 20).await;
+    assert_eq!(length().await, 10);
+    write(100, 20).await;
+    let mixed = length().await;
+    assert!(mixed > 20, "{mixed}");
+    redis::cmd("DEL").arg(&keys.bytes).exec_async(&mut connection).await.unwrap();
+    write(900, 20).await;
+    assert_eq!(length().await, 10);
+    write(20_000, 1).await;
+    assert_eq!(length().await, 1, "one is always kept");
+    write(900, 1).await;
+    assert_eq!(length().await, 1);
+    write(900, 8).await;
+    assert_eq!(length().await, 9);
+}
+
+#[tokio::test]
+async fn a_page_of_the_log_is_bounded_by_bytes() {
+    let redis = RedisServer::start().await;
+    let (mut connection, keys) = (redis.connection().await, Keys::new("p"));
+    log::ask(connection.clone(), keys.clone(), "one".into(), Duration::from_secs(60), FeedId::START)
+        .await
+        .unwrap();
+    for bytes in [300_000, 100_000, 100_000, 100_000, 10] {
+        let event = event::Published { kind: Type::Signal, agent: None, data: large(1, bytes).into() };
+        let write =
+            log::write(connection.clone(), keys.clone(), "one".into(), (99, 1 << 30), false, vec![event]);
+        assert!(write.await.unwrap());
+    }
+    let (mut pages, mut after) = (Vec::new(), FeedId::START);
+    loop {
+        let page = log::behind(&mut connection, &keys, after).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [1, 2, 2]);
+}
+
+#[tokio::test]
+async fn who_came_with_an_id_of_the_future_while_redis_was_away_sees_what_comes() {
+    let (office, mut redis) = (office(), RedisServer::start().await);
+    let node = Node::linked(&office, &redis, config()).await;
+    let mut client = node.open(Wish::default()).await;
+    publish(&redis, [1]).await;
+    client.signals_to(1).await;
+    redis.stop();
+    node.is(RedisState::Disconnected).await;
+    let mut ahead = node.after("9900000000000-0").await;
+    redis.start_again().await;
+    node.is(RedisState::Connected).await;
+    assert_eq!(ahead.next().await.name, "gap");
+    publish(&redis, [2]).await;
+    assert_eq!(ahead.signals_to(2).await.0, [2]);
 }
 
 #[tokio::test]
@@ -579,13 +755,13 @@ async fn no_replay_goes_to_another_session() {
             assert!(matches!(refused, Err(OpenError::OtherStream)), "{said:?}");
         }
     }
-    assert!(open(SessionPlace::Said(unknown), Some("mine"), true).await.is_err());
     // A place that is only too old is none of somebody else's.
-    let mut old = Client {
-        follower: open(SessionPlace::Said(unknown), Some("mine"), false).await.unwrap(),
-        shown: Default::default(),
-    };
-    assert_eq!([old.next().await.name, old.next().await.name], ["session_start", "gap"]);
+    for bound in [true, false] {
+        let follower = open(SessionPlace::Said(unknown), Some("mine"), bound).await.unwrap();
+        let mut old = Client { follower, shown: Default::default() };
+        assert_eq!(old.follower.session(), &named("mine"));
+        assert_eq!([old.next().await.name, old.next().await.name], ["session_start", "gap"]);
+    }
     // A plugin's tasks are not the feed's.
     let plugins = SessionId::new("telegram", "7").unwrap();
     let task = office.submit(&plugins).await;

@@ -26,6 +26,8 @@ use crate::tasks::{SubmitError, SubmitRequest};
 const RETRY: Duration = Duration::from_secs(2);
 /// Names of agents that a client may ask for.
 const AGENTS: usize = 64;
+/// What a session's name must be like.
+const NO_CONTROL: &str = "must have no control characters";
 
 /// `GET /api/agent/stream`.
 pub(super) async fn stream(
@@ -86,6 +88,9 @@ fn wish(query: &str, headers: &HeaderMap) -> Result<Wish, ApiError> {
             }
             "agent_name" => wish.filter.agents.extend(listed.map(Into::into)),
             "session_id" if !value.is_empty() => {
+                if value.contains(char::is_control) {
+                    return Err(ApiError::bad_request("session_id", format!("session_id: {NO_CONTROL}")));
+                }
                 let session = SessionId::new("", &value).map_err(|_| {
                     let message = format!("session_id: must have at most {SESSION_NAME} bytes");
                     ApiError::bad_request("session_id", message)
@@ -145,11 +150,14 @@ async fn accept(app: &App, parts: &http::request::Parts, body: &mut Body) -> Res
     let mut faults = Faults::default();
     let config = app.feed.config();
     let most = usize::try_from(config.query.as_u64()).unwrap_or(usize::MAX);
-    let session = faults.text(&object, "session_id", SESSION_NAME);
+    let session = faults.session(&object);
     let query = faults.text(&object, "query", most);
     let symbol = faults.text(&object, "symbol", most);
     if query.is_none() {
         faults.add("query", "is missing");
+    }
+    if query.as_deref().is_some_and(|query| query.trim().is_empty()) {
+        faults.add("query", "must not be blank");
     }
     faults.none()?;
     let idempotency_key = match parts.headers.get("idempotency-key").map(HeaderValue::to_str) {
@@ -170,7 +178,7 @@ async fn accept(app: &App, parts: &http::request::Parts, body: &mut Body) -> Res
         idempotency_key,
     };
     let submitted = app.tasks.submit("", request).await.map_err(refused)?;
-    app.feed.commanded(&submitted.session);
+    app.feed.commanded(&submitted.session, !submitted.duplicate);
     Ok(Json(json!({
         "request_id": submitted.task.request_id(),
         "session_id": submitted.session.name(),
@@ -212,7 +220,7 @@ async fn give(app: &App, parts: &http::request::Parts, body: &mut Body) -> Resul
     let body = app.bodies.read(&parts.headers, body).await?;
     let object = if body.bytes.is_empty() { Map::new() } else { object(&body.bytes)? };
     let mut faults = Faults::default();
-    let session = faults.text(&object, "session_id", SESSION_NAME);
+    let session = faults.session(&object);
     faults.none()?;
     let session = match session {
         Some(name) => SessionId::new("", &name)
@@ -276,6 +284,16 @@ impl Faults {
         }
     }
 
+    /// The name of a session, if there is one and it is right.
+    fn session(&mut self, object: &Map<String, Value>) -> Option<String> {
+        let name = self.text(object, "session_id", SESSION_NAME)?;
+        if name.contains(char::is_control) {
+            self.add("session_id", NO_CONTROL);
+            return None;
+        }
+        Some(name)
+    }
+
     fn none(self) -> Result<(), ApiError> {
         if self.0.is_empty() {
             return Ok(());
@@ -318,6 +336,20 @@ mod tests {
         assert_eq!(asked("last_event_id=1-0").unwrap().place.unwrap().to_string(), "1-0");
         assert!(asked("last_event_id=").unwrap().place.is_none());
         assert!(asked("last_event_id=nonsense").is_err());
+    }
+
+    #[test]
+    fn a_session_has_no_control_characters_in_its_name() {
+        for name in ["a\nb", "\u{0}", "a\u{7f}"] {
+            let encoded: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            let error = asked(&format!("session_id={encoded}")).unwrap_err();
+            assert!(error.contains("control characters"), "{error}");
+            let mut faults = Faults::default();
+            let object = json!({ "session_id": name }).as_object().unwrap().clone();
+            assert_eq!(faults.session(&object), None);
+            assert!(format!("{:?}", faults.none().unwrap_err()).contains("control characters"));
+        }
+        assert!(asked("session_id=desk%201").unwrap().session.is_some());
     }
 
     #[test]
