@@ -172,7 +172,8 @@ async fn every_accepted_task_ends_once_whichever_node_is_killed() {
                     let task = answer["task_id"].as_str().expect("what is accepted has a task");
                     sender.send(task.to_owned()).expect("somebody listens");
                 }
-                sleep(Duration::from_millis(random.random_range(0..100))).await;
+                // No faster than three nodes that die work off.
+                sleep(Duration::from_millis(random.random_range(0..500))).await;
             }
         }
     }));
