@@ -469,17 +469,22 @@ async fn a_ticket_opens_the_streams_of_its_session_and_nothing_else() {
     send(both).await.expect(404);
     // Neither another session's place, nor its name in one, opens it; nor does it tell whether there is such a place.
     let digits = task_of(&theirs).replace("task_", "");
-    let mut refusals = Vec::new();
-    for id in [
-        format!("0~{digits}-1-1"),
-        format!("0~{}-1-1", nobodys.replace("task_", "")),
-        "0~.dGhlaXJz".to_owned(),
-    ] {
-        let request =
-            gateway.request(Method::GET, &format!("{STREAM}?ticket={mine}")).header("last-event-id", &id);
-        refusals.push(send(request).await.expect(400).error());
+    let path = format!("{STREAM}?ticket={mine}");
+    for task in [digits, nobodys.replace("task_", "")] {
+        let mut own = gateway.stream_after(&path, &format!("0~{task}-1-1")).await;
+        assert_eq!(start(&mut own).await.0, "desk 1");
+        assert_eq!(own.next().await.expect("an event").name, "gap", "{task}");
+        // It goes on with turns of its own, and none of theirs.
+        let next = keyed_command(&gateway, "desk 1", "/fail again").await;
+        let mut said = None;
+        while said.as_ref() != Some(&json!(next)) {
+            let event = own.next().await.expect("an event");
+            assert!(!event.data.contains("secret"), "{event:?}");
+            said = (event.name == "error").then(|| event.json()["signal_id"].clone());
+        }
     }
-    assert!(refusals.iter().all(|error| *error == refusals[0]), "{refusals:?}");
+    let named = gateway.request(Method::GET, &path).header("last-event-id", "0~.dGhlaXJz");
+    send(named).await.expect(400).error();
 
     for path in [format!("/tasks/{}", task_of(&own)), "/metrics".to_owned()] {
         gateway.get(&format!("{path}?ticket={mine}")).await.expect(401);

@@ -312,8 +312,8 @@ impl Feed {
                 match (status.map(|status| status.session), session) {
                     (Some(found), None) if found.owner().is_empty() => (found, Some(From::Event(cursor))),
                     (Some(found), Some(session)) if found == session => (session, Some(From::Event(cursor))),
-                    // Long forgotten.
-                    (None, Some(session)) => {
+                    // Long forgotten; or another session's, and whoever may see one session alone is not told which.
+                    (found, Some(session)) if bound || found.is_none() => {
                         opening.gap = true;
                         (session, Some(From::Turn(cursor.task)))
                     }
