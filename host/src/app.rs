@@ -78,7 +78,7 @@ impl Gateway {
         let store = open_store(&config, &clock).await?;
         let hub_config = hub::Config {
             ring_events: config.stream.ring_events,
-            ring_bytes: usize::try_from(config.stream.ring_bytes.as_u64()).unwrap_or(usize::MAX),
+            ring_bytes: bytes(config.stream.ring_bytes),
             ..hub::Config::default()
         };
         let hub = Hub::new(store.clone(), hub_config);
@@ -258,7 +258,6 @@ async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn St
             Ok(Arc::new(store))
         }
         StoreKind::Redis => {
-            let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
             let options = shared_store::Options {
                 url: redis_url(config)?,
                 prefix: config.store.prefix.clone(),
@@ -318,8 +317,12 @@ pub fn check_feed(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As many bytes as memory can have.
+fn bytes(size: bytesize::ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
 fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {
-    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let infos = agents.iter().map(|agent| AgentInfo {
         name: agent.name.clone(),
         summary: agent.summary.clone(),

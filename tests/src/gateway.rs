@@ -1,12 +1,10 @@
 //! The real gateway in a temporary directory of its own: start, kill, restart, and what a test asks of it.
 
 use std::env::VarError;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::thread;
 
 use http::Method;
 use rustix::process::Signal;
@@ -466,13 +464,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
-        if thread::panicking() {
-            let mut text = String::new();
-            for line in self.output.lines() {
-                let _ = writeln!(text, "  {line}");
-            }
-            eprintln!("---- log of the gateway at {} ----\n{text}---- end of the log ----", self.address);
-        }
+        self.output.print_if_failing(&format!("the gateway at {}", self.address));
     }
 }
 

@@ -23,6 +23,14 @@ impl Output {
         self.0.lock().expect("no reader panicked").clone()
     }
 
+    /// Prints all of it where a failed test shows it; nothing unless the test is failing.
+    pub(crate) fn print_if_failing(&self, of: &str) {
+        if std::thread::panicking() {
+            let lines: String = self.lines().iter().map(|line| format!("  {line}\n")).collect();
+            eprintln!("---- log of {of} ----\n{lines}---- end of the log ----");
+        }
+    }
+
     /// What follows `prefix` in the first line that begins so.
     pub(crate) fn after(&self, prefix: &str) -> Option<String> {
         self.lines().iter().find_map(|line| line.strip_prefix(prefix).map(str::to_owned))

@@ -1,9 +1,7 @@
 //! A real `redis-server` on a port of its own: stop, kill, hold still, start again, and what a test asks of it.
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::process::{Command, ExitStatus};
-use std::thread;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -193,13 +191,7 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
-        if thread::panicking() {
-            let mut text = String::new();
-            for line in self.output.lines() {
-                let _ = writeln!(text, "  {line}");
-            }
-            eprintln!("---- log of redis-server at {} ----\n{text}---- end of the log ----", self.url());
-        }
+        self.output.print_if_failing(&format!("redis-server at {}", self.url()));
     }
 }
 

@@ -91,8 +91,14 @@ impl Steady {
     }
 }
 
-fn millis(length: Duration) -> u64 {
+/// A length of time in milliseconds, as far as they can be counted.
+pub(crate) fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long to leave a store alone that has failed so many times in a row: from 50 ms, doubling, up to 2 s.
+pub(crate) fn back_off(failures: u32) -> Duration {
+    Duration::from_millis(50 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(2))
 }
 
 /// Waits until a time. Never returns without one.

@@ -41,7 +41,17 @@ impl TaskId {
 
     /// The name that who sent a command to the agent feed knows it by: `req-` and the id's digits.
     pub fn request_id(self) -> String {
-        format!("req-{}", self.0.simple())
+        format!("req-{}", self.digits())
+    }
+
+    /// Its 32 hexadecimal digits.
+    pub fn digits(self) -> String {
+        self.0.simple().to_string()
+    }
+
+    /// Reads what [`TaskId::digits`] wrote.
+    pub fn from_digits(digits: &str) -> Option<Self> {
+        parse_simple(digits).map(Self)
     }
 
     /// The 16 bytes that stores keep; they sort as the ids do.

@@ -9,6 +9,7 @@ mod input;
 mod task;
 
 pub use clock::{Clock, Steady, rfc3339, sleep_until};
+pub(crate) use clock::{back_off, millis};
 pub use event::{AgentEvent, ErrorType, Event, Kind, Position};
 pub use id::{Cursor, InvalidId, SessionId, TaskId};
 pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};

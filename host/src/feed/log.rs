@@ -12,6 +12,7 @@ use redis::{FromRedisValue as _, RedisError, RedisResult, Script, Value, cmd};
 use super::event::{Published, Type, digest};
 use super::id::FeedId;
 use super::ring::Entry;
+use crate::domain::millis;
 
 /// Entries read at once by who has fallen behind, and their bytes unless it is one.
 const PAGE: (usize, usize) = (256, 256 << 10);
@@ -250,7 +251,7 @@ pub(super) async fn read(
     wait: Duration,
 ) -> RedisResult<Vec<Logged>> {
     let mut command = cmd("XREAD");
-    let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let wait = millis(wait);
     command.arg("COUNT").arg(count).arg("BLOCK").arg(wait);
     command.arg("STREAMS").arg(&keys.log).arg(after.to_string());
     let answer: Option<Vec<(String, Raw)>> = command.query_async(&mut connection).await?;
@@ -267,7 +268,7 @@ pub(super) async fn ask(
     floor: FeedId,
 ) -> RedisResult<Asked> {
     let mut command = cmd("SET");
-    command.arg(&keys.lease).arg(&token).arg("NX").arg("PX").arg(millis(length));
+    command.arg(&keys.lease).arg(&token).arg("NX").arg("PX").arg(lasting(length));
     let taken: Option<String> = command.query_async(&mut connection).await?;
     if taken.is_none() {
         let left: i64 = cmd("PTTL").arg(&keys.lease).query_async(&mut connection).await?;
@@ -299,7 +300,7 @@ pub(super) async fn renew(
     length: Duration,
 ) -> RedisResult<bool> {
     let mut call = RENEW.key(&keys.lease);
-    call.arg(&token).arg(millis(length)).invoke_async(&mut connection).await
+    call.arg(&token).arg(lasting(length)).invoke_async(&mut connection).await
 }
 
 /// Ends the lease, if it is the token's.
@@ -332,8 +333,9 @@ pub(super) async fn write(
     call.invoke_async(&mut connection).await
 }
 
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1)
+/// A length of time that Redis takes: nothing at all it refuses.
+fn lasting(length: Duration) -> u64 {
+    millis(length).max(1)
 }
 
 fn id(text: &str) -> RedisResult<FeedId> {

@@ -15,8 +15,6 @@ mod log;
 mod ring;
 mod sessions;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 mod turns;
 

@@ -1,7 +1,7 @@
 //! The feed over a real Redis: several nodes, and what happens when one of them or Redis itself goes away.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::testing::{DEADLINE, RedisServer, eventually};
 use super::*;
 use crate::domain::{AgentEvent, Clock, Cursor, ErrorType, Event, NewTask, Position, TaskId};
 use crate::hub::Hub;
+use crate::store::redis::testing::{DEADLINE, RedisServer, eventually};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{EventLog as _, TaskQueue as _};
 
@@ -63,7 +63,7 @@ impl Node {
     fn start(office: &Office, redis: Option<&RedisServer>, config: FeedConfig) -> Self {
         let parts = Parts {
             prefix: "test".into(),
-            redis: redis.map(RedisServer::url),
+            redis: redis.map(|redis| Secret::new(&redis.url()).unwrap()),
             hub: office.hub.clone(),
             store: office.store.clone(),
             clock: Clock::System,
@@ -92,6 +92,23 @@ impl Node {
 
     async fn after(&self, id: &str) -> Client {
         self.open(Wish { place: Some(id.parse().unwrap()), ..Wish::default() }).await
+    }
+
+    /// Waits until it has everything up to this signal, which is the last one.
+    async fn has_all_to(&self, redis: &RedisServer, last: u64) {
+        let mut connection = redis.connection().await;
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg("{test}:feed").arg("+").arg("-").arg("COUNT").arg(1);
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let log: Vec<(String, Vec<String>)> = command.query_async(&mut connection).await.unwrap();
+            let logged = log.first().is_some_and(|(_, fields)| fields.contains(&signal(last)));
+            if logged && self.feed.inner.ring.last() == log[0].0.parse().ok() {
+                return;
+            }
+            assert!(Instant::now() < end, "not in time: signal {last} on every node");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// It dies: nothing is given back.
@@ -179,7 +196,7 @@ fn range(from: u64, to: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn an_event_has_the_same_id_on_every_node_and_a_client_moves_between_them() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let first = Node::linked(&office, &redis, config()).await;
     let second = Node::linked(&office, &redis, config()).await;
     let (mut here, mut there) = (first.open(Wish::default()).await, second.open(Wish::default()).await);
@@ -203,13 +220,14 @@ async fn an_event_has_the_same_id_on_every_node_and_a_client_moves_between_them(
 
 #[tokio::test]
 async fn who_fell_off_the_ring_reads_on_from_the_log_and_who_fell_off_that_is_told() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let settings = FeedConfig { ring_events: 5, log_events: 150, ..config() };
     let node = Node::linked(&office, &redis, settings.clone()).await;
     let mut client = node.open(Wish::default()).await;
     publish(&redis, 1..=2).await;
     let (_, id) = client.signals_to(1).await;
     publish(&redis, 3..=120).await;
+    node.has_all_to(&redis, 120).await;
     // It has not taken anything meanwhile.
     assert_eq!(client.signals_to(120).await.0, range(2, 120));
     let mut back = node.after(&id).await;
@@ -219,6 +237,8 @@ async fn who_fell_off_the_ring_reads_on_from_the_log_and_who_fell_off_that_is_to
     assert_eq!(another.after(&id).await.signals_to(120).await.0, range(2, 120));
 
     publish(&redis, 121..=300).await;
+    node.has_all_to(&redis, 300).await;
+    another.has_all_to(&redis, 300).await;
     assert_eq!(client.next().await.name, "gap", "the log keeps 150");
     assert_eq!(client.signals_to(300).await.0, range(151, 300));
     let mut late = another.after(&id).await;
@@ -231,7 +251,7 @@ async fn who_fell_off_the_ring_reads_on_from_the_log_and_who_fell_off_that_is_to
 
 #[tokio::test]
 async fn while_redis_is_away_clients_stay_and_new_ones_get_the_last_signals() {
-    let (office, mut redis) = (office(), RedisServer::start().await);
+    let (office, mut redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut stays = node.open(Wish::default()).await;
     publish(&redis, 1..=5).await;
@@ -250,7 +270,7 @@ async fn while_redis_is_away_clients_stay_and_new_ones_get_the_last_signals() {
     let mut from_cached = node.after(&cached).await;
     assert_eq!(from_cached.next().await, reasoning);
 
-    redis.start_again().await;
+    redis.start_again();
     node.is(RedisState::Connected).await;
     publish(&redis, 6..=8).await;
     for client in [&mut stays, &mut new, &mut back, &mut from_cached] {
@@ -261,11 +281,11 @@ async fn while_redis_is_away_clients_stay_and_new_ones_get_the_last_signals() {
 
 #[tokio::test]
 async fn a_node_that_starts_without_redis_begins_when_it_is_there() {
-    let (office, mut redis) = (office(), RedisServer::start().await);
+    let (office, mut redis) = (office(), RedisServer::start());
     redis.stop();
     let node = Node::start(&office, Some(&redis), config());
     let mut client = node.open(Wish::default()).await;
-    redis.start_again().await;
+    redis.start_again();
     node.is(RedisState::Connected).await;
     publish(&redis, 1..=3).await;
     assert_eq!(client.signals_to(3).await.0, range(1, 3));
@@ -273,7 +293,7 @@ async fn a_node_that_starts_without_redis_begins_when_it_is_there() {
 
 #[tokio::test]
 async fn when_the_writer_dies_nothing_that_was_published_is_lost() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let writer = Node::linked(&office, &redis, config()).await;
     publish(&redis, [0]).await;
     let mut there = writer.open(Wish::default()).await;
@@ -298,7 +318,7 @@ async fn when_the_writer_dies_nothing_that_was_published_is_lost() {
 
 #[tokio::test]
 async fn a_writer_that_leaves_hands_over_at_once() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     // Nobody could wait for such a lease to run out.
     let settings = FeedConfig { lease: DEADLINE * 4, ..config() };
     let writer = Node::linked(&office, &redis, settings.clone()).await;
@@ -323,7 +343,7 @@ async fn a_writer_that_leaves_hands_over_at_once() {
 
 #[tokio::test]
 async fn a_flush_is_survived_and_told_to_those_who_come_back() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut client = node.open(Wish::default()).await;
     publish(&redis, 1..=3).await;
@@ -344,7 +364,7 @@ async fn a_flush_is_survived_and_told_to_those_who_come_back() {
 
 #[tokio::test]
 async fn ids_grow_though_the_servers_clock_went_back_while_the_log_was_lost() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut client = node.open(Wish::default()).await;
     publish(&redis, [1]).await;
@@ -371,7 +391,7 @@ async fn ids_grow_though_the_servers_clock_went_back_while_the_log_was_lost() {
 
 #[tokio::test]
 async fn who_has_lost_the_lease_writes_nothing() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let (connection, keys) = (redis.connection().await, Keys::new("p"));
     let second = Duration::from_secs(60);
     let ask = async |token: &str| {
@@ -404,7 +424,7 @@ fn large(n: u64, bytes: usize) -> String {
 
 #[tokio::test]
 async fn a_burst_larger_than_the_ring_loses_nothing() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let settings = FeedConfig { ring_bytes: ByteSize::kib(64), payload: ByteSize::kib(64), ..config() };
     let node = Node::linked(&office, &redis, settings).await;
     let mut client = node.open(Wish::default()).await;
@@ -419,7 +439,7 @@ async fn a_burst_larger_than_the_ring_loses_nothing() {
 
 #[tokio::test]
 async fn what_can_neither_be_written_nor_kept_is_told_as_a_gap_on_every_node() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let settings = FeedConfig { heard: ByteSize::kib(16), ..config() };
     let writer = Node::linked(&office, &redis, settings.clone()).await;
     let mut client = writer.open(Wish::default()).await;
@@ -472,7 +492,7 @@ fn only(kind: Type) -> Filter {
 
 #[tokio::test]
 async fn who_takes_over_tells_what_it_could_not_keep() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let settings = FeedConfig { heard: ByteSize::kib(8), lease: Duration::from_secs(2), ..config() };
     let node = Node::linked(&office, &redis, settings).await;
     let mut client = node.open(Wish::default()).await;
@@ -498,7 +518,7 @@ async fn who_takes_over_tells_what_it_could_not_keep() {
 
 #[tokio::test]
 async fn the_log_keeps_so_many_bytes_and_counts_what_it_has_not_counted() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let (mut connection, keys) = (redis.connection().await, Keys::new("p"));
     let write = async |bytes: usize, count: usize| {
         let event = event::Published { kind: Type::Signal, agent: None, data: large(1, bytes).into() };
@@ -531,7 +551,7 @@ async fn the_log_keeps_so_many_bytes_and_counts_what_it_has_not_counted() {
 
 #[tokio::test]
 async fn a_page_of_the_log_is_bounded_by_bytes() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let (mut connection, keys) = (redis.connection().await, Keys::new("p"));
     log::ask(connection.clone(), keys.clone(), "one".into(), Duration::from_secs(60), FeedId::START)
         .await
@@ -554,7 +574,7 @@ async fn a_page_of_the_log_is_bounded_by_bytes() {
 
 #[tokio::test]
 async fn who_came_with_an_id_of_the_future_while_redis_was_away_sees_what_comes() {
-    let (office, mut redis) = (office(), RedisServer::start().await);
+    let (office, mut redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut client = node.open(Wish::default()).await;
     publish(&redis, [1]).await;
@@ -562,7 +582,7 @@ async fn who_came_with_an_id_of_the_future_while_redis_was_away_sees_what_comes(
     redis.stop();
     node.is(RedisState::Disconnected).await;
     let mut ahead = node.after("9900000000000-0").await;
-    redis.start_again().await;
+    redis.start_again();
     node.is(RedisState::Connected).await;
     assert_eq!(ahead.next().await.name, "gap");
     publish(&redis, [2]).await;
@@ -571,7 +591,7 @@ async fn who_came_with_an_id_of_the_future_while_redis_was_away_sees_what_comes(
 
 #[tokio::test]
 async fn rubbish_is_passed_over() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut client = node.open(Wish::default()).await;
     let large = format!(r#"{{"n":"{}"}}"#, "x".repeat(5_000));
@@ -598,7 +618,7 @@ async fn rubbish_is_passed_over() {
 
 #[tokio::test]
 async fn filters_choose_types_and_agents() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let filter = |types: &[Type], agents: &[&str]| Wish {
         filter: Filter { types: types.into(), agents: agents.iter().map(|name| (*name).into()).collect() },
@@ -686,7 +706,7 @@ async fn turn(client: &mut Client, task: TaskId, thought: &str) -> String {
 
 #[tokio::test]
 async fn a_session_shows_its_turns_between_the_feeds_events_and_its_ids_hold_both_places() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let mut client = node.open(Wish::default()).await;
     let session = client.follower.session().clone();
@@ -715,7 +735,7 @@ async fn a_session_shows_its_turns_between_the_feeds_events_and_its_ids_hold_bot
 
 #[tokio::test]
 async fn who_names_a_session_gets_its_recent_turns_and_who_comes_back_at_once_finds_it_again() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let task = office.submit(&named("desk")).await;
     office.run("one").await;
@@ -737,7 +757,7 @@ async fn who_names_a_session_gets_its_recent_turns_and_who_comes_back_at_once_fi
 
 #[tokio::test]
 async fn no_replay_goes_to_another_session() {
-    let (office, redis) = (office(), RedisServer::start().await);
+    let (office, redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;
     let task = office.submit(&named("theirs")).await;
     office.run("secret").await;

@@ -1,13 +1,12 @@
 //! A session's turns: the events of its tasks, one behind the other, until there is none left to wait for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_stream::stream;
 use futures::stream::BoxStream;
 
 use super::Inner;
-use crate::domain::{Cursor, Position, SessionId, TaskId};
+use crate::domain::{Cursor, Position, SessionId, TaskId, back_off, millis};
 use crate::hub::{self, Step};
 use crate::store::StoreError;
 
@@ -85,8 +84,7 @@ pub(super) fn turns(inner: Arc<Inner>, session: SessionId, from: From) -> BoxStr
 
 /// A place before the session's first turn that has not ended, or that was accepted within its timeout.
 async fn recent(inner: &Inner, session: &SessionId) -> Result<TaskId, StoreError> {
-    let timeout = u64::try_from(inner.config.session_timeout.as_millis()).unwrap_or(u64::MAX);
-    let since = first_of(inner.clock.now_ms().saturating_sub(timeout));
+    let since = first_of(inner.clock.now_ms().saturating_sub(millis(inner.config.session_timeout)));
     let open = inner.store.open_tasks(session, None).await?;
     let before_open = open
         .first()
@@ -104,8 +102,7 @@ async fn pause(session: &SessionId, error: &StoreError, failures: &mut u32) {
         tracing::warn!(session = session.name(), %error, "the session's log can't be read, its stream waits");
     }
     *failures = failures.saturating_add(1);
-    let pause = Duration::from_millis(50 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(2));
-    tokio::time::sleep(pause).await;
+    tokio::time::sleep(back_off(*failures)).await;
 }
 
 #[cfg(test)]

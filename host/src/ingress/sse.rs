@@ -2,7 +2,6 @@
 //! of its own, on which `writer` writes what the source tells.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::response::Response;
@@ -36,9 +35,4 @@ pub(super) fn response(app: &Arc<App>, source: impl Source) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
-}
-
-/// How long a source leaves alone what has failed so many times in a row: from 50 ms, doubling, up to 2 s.
-pub(super) fn back_off(failures: u32) -> Duration {
-    Duration::from_millis(50 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(2))
 }

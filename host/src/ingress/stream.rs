@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::error::{ApiError, in_path};
 use super::sse::{self, Source};
 use super::{App, ticket};
-use crate::domain::{Cursor, Event, Kind, Position, TaskId, rfc3339};
+use crate::domain::{Cursor, Event, Kind, Position, TaskId, back_off, rfc3339};
 use crate::hub::{Entry, FRAME_OVERHEAD, Follower, Frame, Step};
 
 /// Events taken from the topic for one write.
@@ -123,7 +123,7 @@ impl Source for TaskStream {
                         tracing::warn!(task = %self.follower.task(), %error, "the log can't be read, the stream waits");
                     }
                     self.failures = self.failures.saturating_add(1);
-                    tokio::time::sleep(sse::back_off(self.failures)).await;
+                    tokio::time::sleep(back_off(self.failures)).await;
                 }
             }
         }

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::App;
 use super::error::ApiError;
-use crate::domain::SessionId;
+use crate::domain::{SessionId, millis};
 use crate::egress::Secret;
 
 /// What is signed beside a ticket's own words, so that no signature for something else is one for a ticket.
@@ -65,8 +65,7 @@ impl Tickets {
 
     /// A ticket for a session of the gateway's own routes, and when it expires (milliseconds since the Unix epoch).
     pub(super) fn issue(&self, session: &SessionId, now_ms: u64) -> (String, u64) {
-        let ttl = u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX);
-        let expires_ms = now_ms.saturating_add(ttl);
+        let expires_ms = now_ms.saturating_add(millis(self.ttl));
         let words = format!("{expires_ms}.{}", URL_SAFE_NO_PAD.encode(session.name()));
         // There is always a key.
         let key = self.keys.first().copied().unwrap_or_default();

@@ -16,10 +16,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::lease::back_off;
 use super::{RunnableAgent, Worker};
 use crate::agents::{AgentSignal, AgentStream, Turn};
-use crate::domain::{AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState};
+use crate::domain::{
+    AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState, back_off,
+};
 use crate::hub::Publisher;
 use crate::store::{Claim, StoreError};
 use crate::tasks::{Beginning, Run, beginning, count_ended, failure};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
+use crate::domain::back_off;
 use crate::store::{Lease, Store, StoreError};
 use crate::tasks::Run;
 
@@ -37,9 +38,4 @@ pub(super) async fn keep(store: &dyn Store, lease: Lease, length: Duration, run:
             Ok(Err(_)) => return,
         }
     }
-}
-
-/// How long to leave a store alone that has failed so many times in a row: from 50 ms, doubling, up to 2 s.
-pub(super) fn back_off(failures: u32) -> Duration {
-    Duration::from_millis(50 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(2))
 }

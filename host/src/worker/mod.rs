@@ -22,7 +22,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 pub use maintenance::{Maintenance, maintain};
 
 use crate::agents::Agent;
-use crate::domain::Clock;
+use crate::domain::{Clock, back_off};
 use crate::hub::Hub;
 use crate::store::{Claim, Store, StoreError};
 use crate::tasks::{Limits, Run, Tasks};
@@ -242,6 +242,6 @@ impl Trouble {
             warn!(%error, "tasks can't be claimed");
         }
         self.times = self.times.saturating_add(1);
-        lease::back_off(self.times)
+        back_off(self.times)
     }
 }

@@ -7,11 +7,12 @@ use redis::aio::PubSub;
 
 use super::*;
 use crate::domain::{SessionId, TaskId};
-use crate::feed::testing::{DEADLINE, RedisServer, eventually};
+use crate::store::redis::testing::{DEADLINE, RedisServer, eventually};
 
 fn agent(redis: &RedisServer, config: RedisConfig) -> Redis {
     let channels = ["channel:reasoning", "channel:tool-events", "agent_events"].map(Into::into).into();
-    let defaults = Pipelines { url: Some(redis.url()), channels, payload: ByteSize::mib(1) };
+    let defaults =
+        Pipelines { url: Some(Secret::new(&redis.url()).unwrap()), channels, payload: ByteSize::mib(1) };
     Redis::new("pipeline", &config, &defaults).unwrap()
 }
 
@@ -35,7 +36,7 @@ const MESSAGE: &str = r#"{"kind":"message","text":"hello"}"#;
 
 /// Listens to commands, as a pipeline does.
 async fn pipeline(redis: &RedisServer) -> PubSub {
-    let client = Client::open(redis.url().expose()).unwrap();
+    let client = Client::open(redis.url()).unwrap();
     let mut pipeline = client.get_async_pubsub().await.unwrap();
     pipeline.subscribe("agent_commands").await.unwrap();
     pipeline
@@ -63,7 +64,7 @@ fn error_type(events: &[AgentEvent]) -> ErrorType {
 
 #[tokio::test]
 async fn a_command_is_published_and_the_turn_is_over() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let mut pipeline = pipeline(&redis).await;
     let agent = agent(&redis, RedisConfig::default());
     let asked = turn(COMMAND);
@@ -85,7 +86,7 @@ async fn a_command_is_published_and_the_turn_is_over() {
 
 #[tokio::test]
 async fn a_command_waits_for_a_pipeline_that_restarts_but_not_for_ever() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let patient = agent(&redis, RedisConfig::default());
     let mut waiting = patient.run(turn(COMMAND));
     // It was offered, and nobody was there.
@@ -112,7 +113,7 @@ fn error_type_of(events: &[AgentEvent]) -> Option<ErrorType> {
 
 #[tokio::test]
 async fn a_redis_that_is_out_of_reach_is_waited_for_but_not_for_ever() {
-    let mut redis = RedisServer::start().await;
+    let mut redis = RedisServer::start();
     let agents = [RedisConfig::default(), replying()].map(|config| {
         let config = RedisConfig { listener_timeout: Duration::from_millis(50), ..config };
         agent(&redis, config)
@@ -127,7 +128,7 @@ async fn a_redis_that_is_out_of_reach_is_waited_for_but_not_for_ever() {
     }
     let mut waiting = patient.run(turn(COMMAND));
     assert_eq!(waiting.next().await, Some(AgentSignal::Alive));
-    redis.start_again().await;
+    redis.start_again();
     let mut pipeline = pipeline(&redis).await;
     assert!(matches!(&events(waiting).await[..], [AgentEvent::Completed { .. }]));
     next_command(&mut pipeline).await;
@@ -135,7 +136,7 @@ async fn a_redis_that_is_out_of_reach_is_waited_for_but_not_for_ever() {
 
 #[tokio::test]
 async fn replies_become_the_turns_events_and_end_it() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let mut pipeline = pipeline(&redis).await;
     let agent = agent(&redis, replying());
     let (first, second) = (turn(COMMAND), turn(MESSAGE));
@@ -192,7 +193,7 @@ async fn an_answer_that_comes_at_once_is_told_as_a_piece_too() {
 
 #[tokio::test]
 async fn what_is_no_command_is_invalid_input() {
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start();
     let agent = agent(&redis, RedisConfig::default());
     for document in [r#"{"kind":"control","name":"switch"}"#, r#"{"kind":"message","text":""}"#] {
         assert_eq!(error_type(&events(agent.run(turn(document))).await), ErrorType::InvalidInput);

@@ -1,9 +1,7 @@
 //! `tasks`: submitting work and following it. A plugin sees its own tasks and sessions only.
 
-use std::time::Duration;
-
 use crate::domain::{
-    Cursor, DeliveryOrder, InvalidId, Moment, Position, SessionId, TaskId, TaskRecord, TaskStatus,
+    Cursor, DeliveryOrder, InvalidId, Moment, Position, SessionId, TaskId, TaskRecord, TaskStatus, millis,
 };
 use crate::exchanges::bindings::tasks;
 use crate::exchanges::exchange::{Exchange, Live, waited};
@@ -157,8 +155,4 @@ fn unavailable(error: StoreError) -> tasks::Error {
 
 fn invalid(error: InvalidId) -> tasks::Error {
     tasks::Error::Invalid(error.to_string())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

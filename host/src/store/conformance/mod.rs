@@ -127,11 +127,11 @@ const LONG: Duration = Duration::from_secs(31);
 /// Queue bound of the cases that are about something else.
 const ROOMY: u64 = 100_000;
 
-fn session(name: &str) -> SessionId {
+pub(crate) fn session(name: &str) -> SessionId {
     SessionId::new("plug", name).unwrap()
 }
 
-fn task(name: &str) -> NewTask {
+pub(crate) fn task(name: &str) -> NewTask {
     NewTask {
         id: TaskId::new(),
         adapter: "plug".into(),

@@ -14,7 +14,7 @@ use tracing::error;
 use super::super::{Lease, StoreError};
 use super::failure::Failure;
 use super::link::Again;
-use super::{Line, hex, log};
+use super::{Line, log};
 use crate::domain::{Event, Kind, TaskId};
 
 /// Bytes that one permit stands for.
@@ -212,7 +212,7 @@ impl Writer {
 
     /// Writes a task's events, in order, however long it takes.
     async fn write_all(&self, task: TaskId, events: &[Arc<Event>]) {
-        let id = hex(task);
+        let id = task.digits();
         for run in events.chunk_by(|a, b| a.position.attempt == b.position.attempt) {
             let mut rest = run;
             while !rest.is_empty() {

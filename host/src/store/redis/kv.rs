@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::super::{Kv, KvEntry, KvError, KvQuota, StoreError};
+use super::RedisStore;
 use super::link::Again;
 use super::reply::{Words, bytes, number};
-use super::{RedisStore, millis};
+use crate::domain::millis;
 
 /// Keys that are read at once.
 const PAGE: usize = 500;
@@ -18,7 +19,7 @@ const PAGE: usize = 500;
 impl Kv for RedisStore {
     async fn get(&self, owner: &str, key: &str) -> Result<Option<KvEntry>, StoreError> {
         let line = &self.line;
-        let entry = line.key("v", &format!("{}:{owner}:{key}", owner.len()));
+        let entry = line.owned_key("v", owner, key);
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME");
         pipeline.cmd("HMGET").arg(entry).arg("version").arg("expires").arg("value");

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::failure::{Cause, Failure};
 use super::scripts::Scripts;
+use crate::domain::millis;
 
 /// Longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -92,6 +93,32 @@ struct Shared {
     closed: AtomicBool,
 }
 
+/// Pauses between attempts to connect, each twice as long as the one before, up to a bound.
+pub(super) struct Pauses {
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: SHORTEST_PAUSE }
+    }
+}
+
+impl Pauses {
+    /// A connection has held for so long. One that is lost as soon as it is made is no reason to hurry.
+    pub(super) fn held_for(&mut self, length: Duration) {
+        if length > LONGEST_PAUSE {
+            *self = Self::default();
+        }
+    }
+
+    /// Waits for the next pause, or a little less, so that nodes don't come all at once.
+    pub(super) async fn pause(&mut self) {
+        sleep(self.next.mul_f64(0.75 + rand::random::<f64>() / 4.0)).await;
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+    }
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("at", &self.shared.at).finish_non_exhaustive()
@@ -127,18 +154,15 @@ impl Link {
     /// Makes lost connections anew until told to stop.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let keep = async {
-            let mut pause = SHORTEST_PAUSE;
+            let mut pauses = Pauses::default();
             loop {
                 let up_since = Instant::now();
                 let mut changes = self.shared.state.subscribe();
                 if changes.wait_for(|state| matches!(state, State::Down { .. })).await.is_err() {
                     return;
                 }
-                // One that is lost as soon as it is made is no reason to hurry.
-                if up_since.elapsed() > LONGEST_PAUSE {
-                    pause = SHORTEST_PAUSE;
-                }
-                pause = self.reconnect(pause).await;
+                pauses.held_for(up_since.elapsed());
+                self.reconnect(&mut pauses).await;
             }
         };
         tokio::select! {
@@ -147,18 +171,16 @@ impl Link {
         }
     }
 
-    async fn reconnect(&self, mut pause: Duration) -> Duration {
+    async fn reconnect(&self, pauses: &mut Pauses) {
         let shared = &*self.shared;
         loop {
-            sleep(pause.mul_f64(0.75 + rand::random::<f64>() / 4.0)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pauses.pause().await;
             match connect(&shared.client, &shared.at, shared.timeout, &shared.scripts).await {
                 Ok(line) => {
                     shared.state.send_if_modified(|state| match state {
                         State::Down { since, generation, .. } => {
-                            let away = humantime::format_duration(Duration::from_millis(
-                                u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-                            ));
+                            let away =
+                                humantime::format_duration(Duration::from_millis(millis(since.elapsed())));
                             info!(redis = %shared.at, %away, "redis is back");
                             metrics::counter!("plugway_redis_reconnects_total").increment(1);
                             metrics::gauge!("plugway_redis_up").set(1.0);
@@ -167,7 +189,7 @@ impl Link {
                         }
                         _ => false,
                     });
-                    return pause;
+                    return;
                 }
                 Err(failure) => {
                     shared.state.send_if_modified(|state| {

@@ -9,7 +9,7 @@ use redis::Value;
 use super::super::{EventLog, StoreError};
 use super::failure::Failure;
 use super::reply::{self, Read, Words, misread};
-use super::{Line, RedisStore, hex};
+use super::{Line, RedisStore};
 use crate::domain::{Event, Kind, Position, SessionId, TaskId};
 
 /// Bytes of event data after which a read says what it has.
@@ -30,7 +30,7 @@ impl EventLog for RedisStore {
 }
 
 async fn read(line: &Line, task: TaskId, after: Position, limit: usize) -> Result<Vec<Event>, Failure> {
-    let id = hex(task);
+    let id = task.digits();
     let mut events: Vec<Event> = Vec::new();
     let (mut at, mut bytes, mut count) = (after, 0, FIRST);
     loop {

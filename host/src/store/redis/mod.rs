@@ -16,10 +16,10 @@ mod pace;
 mod queue;
 mod reply;
 mod scripts;
-#[cfg(test)]
-mod server;
 mod subscriber;
 mod sweep;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -180,6 +180,11 @@ impl Line {
         Failure::Unreadable { at: Arc::clone(self.link.at()), why: error.to_string().into() }
     }
 
+    /// A key of something that an owner names.
+    fn owned_key(&self, kind: &str, owner: &str, name: &str) -> String {
+        format!("{}:{kind}:{}:{owner}:{name}", self.base, owner.len())
+    }
+
     /// A key of the store.
     fn key(&self, kind: &str, name: &str) -> String {
         format!("{}:{kind}:{name}", self.base)
@@ -198,24 +203,8 @@ impl Line {
     }
 }
 
-/// A length of time in milliseconds.
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A task's id in keys and sets.
-fn hex(task: TaskId) -> String {
-    use std::fmt::Write as _;
-    task.to_bytes().iter().fold(String::with_capacity(32), |mut text, byte| {
-        write!(text, "{byte:02x}").ok();
-        text
-    })
-}
-
-fn task_id(hex: &str) -> Read<TaskId> {
-    let misread = || reply::misread(format!("{hex:?} is no task"));
-    let number = u128::from_str_radix(hex, 16).map_err(|_| misread())?;
-    if hex.len() == 32 { Ok(TaskId::from_bytes(number.to_be_bytes())) } else { Err(misread()) }
+fn task_id(digits: &str) -> Read<TaskId> {
+    TaskId::from_digits(digits).ok_or_else(|| reply::misread(format!("{digits:?} is no task")))
 }
 
 #[async_trait]

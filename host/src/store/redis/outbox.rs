@@ -14,7 +14,8 @@ use super::failure::Failure;
 use super::link::Again;
 use super::queue::due;
 use super::reply::{Fields, Read, Words, misread, number, text};
-use super::{Line, RedisStore, log, millis, task_id};
+use super::{Line, RedisStore, log, task_id};
+use crate::domain::millis;
 
 #[async_trait]
 impl Outbox for RedisStore {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Pace, Rate, StoreError};
+use super::RedisStore;
 use super::link::Again;
-use super::{RedisStore, millis};
+use crate::domain::millis;
 
 #[async_trait]
 impl Pace for RedisStore {
@@ -41,8 +42,7 @@ impl Pace for RedisStore {
     async fn is_paused(&self, owner: &str, rates: &[Rate]) -> Result<bool, StoreError> {
         let mut pipeline = redis::pipe();
         for rate in rates {
-            let name = format!("{}:{owner}:{}", owner.len(), rate.key);
-            pipeline.cmd("EXISTS").arg(self.line.key("pause", &name));
+            pipeline.cmd("EXISTS").arg(self.line.owned_key("pause", owner, &rate.key));
         }
         let answers = self.line.read(&pipeline).await?;
         Ok(answers.into_iter().any(|answer| answer == redis::Value::Int(1)))

@@ -12,9 +12,9 @@ use super::super::{CancelOutcome, Claim, Claimed, Lease, StoreError, Submitted, 
 use super::failure::Failure;
 use super::link::Again;
 use super::reply::{Fields, Read, Words, misread, number, text};
-use super::{Line, RedisStore, hex, log, millis, task_id};
+use super::{Line, RedisStore, log, task_id};
 use crate::domain::{
-    Event, Kind, Moment, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus,
+    Event, Kind, Moment, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus, millis,
 };
 
 /// Ids of a session that are read at once where they have to be looked through.
@@ -42,7 +42,7 @@ impl TaskQueue for RedisStore {
                 Some(order) => (if order.at == Moment::Start { "0" } else { "1" }, &*order.address),
                 None => ("", ""),
             };
-            cmd.arg(self.queue_limit).arg(hex(task.id)).arg(&task.adapter).arg(&task.agent);
+            cmd.arg(self.queue_limit).arg(task.id.digits()).arg(&task.adapter).arg(&task.agent);
             cmd.arg(task.session.as_key()).arg(&*task.input).arg(key).arg(moment).arg(address);
         };
         let mut words = self.line.run(|scripts| &scripts.submit, arguments, Again::Yes).await?;
@@ -84,7 +84,7 @@ impl TaskQueue for RedisStore {
         }
         let mut pipeline = redis::pipe();
         for (id, _) in &claimed {
-            pipeline.cmd("GET").arg(self.line.key("i", &hex(*id)));
+            pipeline.cmd("GET").arg(self.line.key("i", &id.digits()));
         }
         let inputs = self.line.read(&pipeline).await?;
         calls.heard = calls.made;
@@ -108,7 +108,7 @@ impl TaskQueue for RedisStore {
 
     async fn renew(&self, lease: Lease, length: Duration) -> Result<Option<String>, StoreError> {
         let arguments = |cmd: &mut redis::Cmd| {
-            cmd.arg(hex(lease.task)).arg(lease.token).arg(millis(length));
+            cmd.arg(lease.task.digits()).arg(lease.token).arg(millis(length));
         };
         let mut words = self.line.run(|scripts| &scripts.renew, arguments, Again::Yes).await?;
         self.held(&mut words).inspect_err(|_| self.appender.ended(lease))?;
@@ -119,7 +119,7 @@ impl TaskQueue for RedisStore {
     async fn release(&self, lease: Lease) -> Result<(), StoreError> {
         self.appender.flush(Some(lease.task)).await?;
         let arguments = |cmd: &mut redis::Cmd| {
-            cmd.arg(hex(lease.task)).arg(lease.token);
+            cmd.arg(lease.task.digits()).arg(lease.token);
         };
         let mut words = self.line.run(|scripts| &scripts.release, arguments, Again::No).await?;
         self.appender.ended(lease);
@@ -140,7 +140,7 @@ impl TaskQueue for RedisStore {
         self.appender.flush(Some(task)).await?;
         let data = serde_json::json!({ "reason": reason }).to_string();
         let arguments = |cmd: &mut redis::Cmd| {
-            cmd.arg(hex(task)).arg(reason).arg(&data);
+            cmd.arg(task.digits()).arg(reason).arg(&data);
         };
         let mut words = self.line.run(|scripts| &scripts.cancel, arguments, Again::No).await?;
         Ok(self.line.understood(|| match &*words.text()? {
@@ -161,7 +161,7 @@ impl TaskQueue for RedisStore {
     async fn status(&self, task: TaskId) -> Result<Option<TaskStatus>, StoreError> {
         let mut pipeline = redis::pipe();
         let fields = ["state", "adapter", "agent", "session", "end_attempt", "end_seq"];
-        pipeline.cmd("HMGET").arg(self.line.key("t", &hex(task))).arg(&fields);
+        pipeline.cmd("HMGET").arg(self.line.key("t", &task.digits())).arg(&fields);
         let answers = self.line.read(&pipeline).await?;
         Ok(self.line.understood(|| {
             let mut words = Words::of(Value::Array(answers.collect()))?.words()?;
@@ -180,7 +180,7 @@ impl TaskQueue for RedisStore {
     }
 
     async fn task(&self, task: TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        let (line, id) = (&self.line, hex(task));
+        let (line, id) = (&self.line, task.digits());
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGETALL").arg(line.key("t", &id));
         pipeline.cmd("GET").arg(line.key("i", &id));
@@ -269,7 +269,7 @@ impl TaskQueue for RedisStore {
         }
         let mut pipeline = redis::pipe();
         for turn in &turns {
-            pipeline.cmd("MGET").arg(line.key("i", &hex(*turn))).arg(line.key("e", &hex(*turn)));
+            pipeline.cmd("MGET").arg(line.key("i", &turn.digits())).arg(line.key("e", &turn.digits()));
         }
         let documents = line.read(&pipeline).await?;
         Ok(line.understood(|| {
@@ -305,7 +305,7 @@ impl RedisStore {
         let send = async |unsure: bool| {
             let arguments = |cmd: &mut redis::Cmd| {
                 let Position { attempt, seq } = terminal.position;
-                cmd.arg(hex(lease.task))
+                cmd.arg(lease.task.digits())
                     .arg(lease.token)
                     .arg(u8::from(unsure))
                     .arg(state)
@@ -420,7 +420,7 @@ async fn ids(line: &Line, query: &redis::Pipeline) -> Result<Vec<TaskId>, Failur
 /// A task's score in a sorted set.
 async fn score(line: &Line, set: &str, task: TaskId) -> Result<Option<String>, Failure> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("ZSCORE").arg(set).arg(hex(task));
+    pipeline.cmd("ZSCORE").arg(set).arg(task.digits());
     let answers = line.read(&pipeline).await?;
     line.understood(|| Words::of(Value::Array(answers.collect()))?.maybe_text())
 }
@@ -428,7 +428,7 @@ async fn score(line: &Line, set: &str, task: TaskId) -> Result<Option<String>, F
 /// A task's place in the order of acceptance, and its session.
 async fn place(line: &Line, task: TaskId) -> Result<Option<(String, String)>, Failure> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("HMGET").arg(line.key("t", &hex(task))).arg("n").arg("session");
+    pipeline.cmd("HMGET").arg(line.key("t", &task.digits())).arg("n").arg("session");
     let answers = line.read(&pipeline).await?;
     line.understood(|| {
         let mut words = Words::of(Value::Array(answers.collect()))?.words()?;
@@ -443,7 +443,7 @@ async fn fitting(line: &Line, mut turns: Vec<TaskId>, max_bytes: usize) -> Resul
     }
     let mut pipeline = redis::pipe();
     for turn in &turns {
-        pipeline.cmd("HGET").arg(line.key("t", &hex(*turn))).arg("size");
+        pipeline.cmd("HGET").arg(line.key("t", &turn.digits())).arg("size");
     }
     let sizes = line.read(&pipeline).await?;
     let mut left = max_bytes as u64;

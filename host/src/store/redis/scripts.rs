@@ -7,10 +7,11 @@ use redis::Cmd;
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 /// What only some scripts need: Redis would make all of it anew for every call.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 4] = [
     ("outbox", include_str!("lua/part_outbox.lua")),
     ("tasks", include_str!("lua/part_tasks.lua")),
     ("kv", include_str!("lua/part_kv.lua")),
+    ("claims", include_str!("lua/part_claims.lua")),
 ];
 
 /// A script, ready to be called by its hash.

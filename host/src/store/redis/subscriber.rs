@@ -9,20 +9,18 @@ use futures::StreamExt as _;
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::super::Notice;
 use super::failure::Failure;
+use super::link::Pauses;
 use super::notices::{Inbox, Receiver};
 use super::reply::{Read, misread, number};
-use super::{Line, hex, log, task_id};
+use super::{Line, log, task_id};
 use crate::domain::{SessionId, TaskId};
 
-/// Longest pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// A connection on which nothing was heard for so long is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(5);
 /// Attempts that fail though Redis is there, before anybody is told.
@@ -128,7 +126,7 @@ struct Subscribed {
 
 impl Listener {
     async fn run(self) {
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = Pauses::default();
         let mut failures = 0_u32;
         loop {
             let began = Instant::now();
@@ -156,11 +154,8 @@ impl Listener {
                     warn!("notices of other nodes don't arrive, streams are late: {failure}");
                 }
             }
-            if began.elapsed() > LONGEST_PAUSE {
-                pause = SHORTEST_PAUSE;
-            }
-            sleep(pause.mul_f64(0.75 + rand::random::<f64>() / 4.0)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pauses.held_for(began.elapsed());
+            pauses.pause().await;
         }
     }
 
@@ -253,7 +248,7 @@ impl Listener {
     }
 
     fn channels(&self, tasks: &[TaskId]) -> Vec<String> {
-        tasks.iter().map(|task| self.line.key("task", &hex(*task))).collect()
+        tasks.iter().map(|task| self.line.key("task", &task.digits())).collect()
     }
 
     fn hear(&self, subscribed: &mut Subscribed, message: &Msg) {

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::super::{Retention, Swept};
+use super::Line;
 use super::failure::Failure;
 use super::link::Again;
-use super::{Line, millis};
+use crate::domain::millis;
 
 /// Things that one script looks at.
 const PORTION: usize = 200;

@@ -4,26 +4,25 @@ mod nodes;
 mod trouble;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::super::conformance::{Fixture, conformance_suite};
+use super::super::conformance::{Fixture, conformance_suite, session, task};
 use super::super::{Claim, Kv, NewWebhook, Store};
-use super::server::Server;
-use super::{Options, RedisStore, hex};
-use crate::domain::{Clock, DeliveryOrder, Event, Kind, Moment, NewTask, Position, SessionId, TaskId};
+use super::testing::{RedisServer, eventually};
+use super::{Options, RedisStore};
+use crate::domain::{Clock, DeliveryOrder, Event, Kind, Moment, NewTask, Position};
 
 conformance_suite!(Shared);
 
 /// A Redis of its own, and one node.
 struct Shared {
-    _server: Server,
+    _server: RedisServer,
     options: Options,
     store: Option<Arc<RedisStore>>,
 }
 
 impl Shared {
     async fn open(options: Options) -> Self {
-        let server = Server::start(&[]);
+        let server = RedisServer::start();
         let options = Options { url: server.url(), ..options };
         let store = RedisStore::open(options.clone()).await.unwrap();
         Self { _server: server, options, store: Some(Arc::new(store)) }
@@ -65,28 +64,12 @@ impl Fixture for Shared {
     }
 }
 
-fn options(server: &Server) -> Options {
+fn options(server: &RedisServer) -> Options {
     Options { url: server.url(), ..Options::default() }
 }
 
-async fn node(server: &Server) -> Arc<RedisStore> {
+async fn node(server: &RedisServer) -> Arc<RedisStore> {
     Arc::new(RedisStore::open(options(server)).await.unwrap())
-}
-
-fn session(name: &str) -> SessionId {
-    SessionId::new("plug", name).unwrap()
-}
-
-fn task(name: &str) -> NewTask {
-    NewTask {
-        id: TaskId::new(),
-        adapter: "plug".into(),
-        agent: "echo".into(),
-        session: session(name),
-        input: "{}".into(),
-        deliver: None,
-        idempotency_key: None,
-    }
 }
 
 fn event(claim: &Claim, seq: u64, kind: Kind) -> Event {
@@ -103,13 +86,4 @@ fn event(claim: &Claim, seq: u64, kind: Kind) -> Event {
 fn webhook(key: &str) -> NewWebhook {
     let (owner, url, origin) = ("plug".into(), "https://example.org/x".into(), "https://example.org".into());
     NewWebhook { owner, key: key.into(), url, origin, lane: key.into(), body: "{}".into() }
-}
-
-/// Waits until something is so.
-async fn eventually(is_so: impl AsyncFn() -> bool) {
-    let until = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !is_so().await {
-        assert!(tokio::time::Instant::now() < until, "it never was so");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

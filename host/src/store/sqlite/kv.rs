@@ -8,7 +8,8 @@ use rusqlite::{OptionalExtension, params};
 
 use super::super::{Kv, KvEntry, KvError, KvQuota, StoreError};
 use super::writer::Tx;
-use super::{SqliteStore, int, millis, uint};
+use super::{SqliteStore, int, uint};
+use crate::domain::millis;
 
 /// Versions noted ahead at a time.
 const RESERVE: u64 = 10_000;

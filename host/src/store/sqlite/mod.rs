@@ -243,11 +243,6 @@ fn uint(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// A length of time in milliseconds.
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Lets the file grow no further, or as far as it likes.
 #[cfg(test)]
 fn limit(conn: &Connection, full: bool) -> rusqlite::Result<()> {

@@ -15,8 +15,8 @@ use super::super::{
 };
 use super::schema::delivery::{DEAD, DONE, HELD, LEASED, READY, WAITING};
 use super::writer::Tx;
-use super::{SqliteStore, int, log, millis, uint};
-use crate::domain::{DeliveryOrder, Moment, NewTask, TaskId};
+use super::{SqliteStore, int, log, uint};
+use crate::domain::{DeliveryOrder, Moment, NewTask, TaskId, millis};
 
 #[async_trait]
 impl Outbox for SqliteStore {

@@ -9,8 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::super::{CancelOutcome, Claim, Claimed, Lease, StoreError, Submitted, TaskQueue, Turn};
 use super::schema::task::{CANCELLED, COMPLETED, FAILED, READY, RUNNING, WAITING};
 use super::writer::Tx;
-use super::{SqliteStore, int, log, millis, outbox, uint};
-use crate::domain::{Event, Kind, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus};
+use super::{SqliteStore, int, log, outbox, uint};
+use crate::domain::{
+    Event, Kind, NewTask, Position, SessionId, TaskId, TaskRecord, TaskState, TaskStatus, millis,
+};
 
 #[async_trait]
 impl TaskQueue for SqliteStore {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::super::{Retention, StoreError, Swept};
+use super::int;
 use super::kv::add_usage;
 use super::writer::{Tx, Writer};
-use super::{int, millis};
+use crate::domain::millis;
 
 /// Rows that one operation looks at and removes, about.
 const ROWS: i64 = 500;

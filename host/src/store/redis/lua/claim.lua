@@ -1,24 +1,18 @@
 #!lua flags=allow-oom
--- uses outbox
--- Takes tasks: those whose lease ran out, and those that wait for nothing but a worker, the first accepted first. Each
--- node numbers its calls, and notes here what the last one took. If the answer to that did not arrive (`heard` is the last
--- one that did), nobody runs it, and it goes back. A call that comes later than the next one takes nothing.
+-- uses outbox claims
+-- Takes tasks: those whose lease ran out, and those that wait for nothing but a worker, the first accepted first. A call
+-- that comes late takes nothing.
 local limit, lease, node, number, heard = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
 local note = P .. ':claimed:' .. node
-local noticed = tonumber(call('HGET', note, 'call') or 0)
-if tonumber(number) <= noticed then return answer('', {}) end
-if noticed > heard then
-  local taken = call('HGETALL', note)
-  for i = 1, #taken, 2 do
-    local id, token = taken[i], taken[i + 1]
-    local found = call('HMGET', task_key(id), 'state', 'token', 'n')
-    if found[1] == T.running and found[2] == token then
-      call('ZREM', RUNNING, id)
-      call('HINCRBY', META, 'queued', 1)
-      make_ready(id, found[3])
-    end
+local late = is_late(note, number, heard, function(id, token)
+  local found = call('HMGET', task_key(id), 'state', 'token', 'n')
+  if found[1] == T.running and found[2] == token then
+    call('ZREM', RUNNING, id)
+    call('HINCRBY', META, 'queued', 1)
+    make_ready(id, found[3])
   end
-end
+end)
+if late then return answer('', {}) end
 local found = {}
 for _, id in ipairs(call('ZRANGE', RUNNING, '-inf', steady, 'BYSCORE', 'LIMIT', 0, math.max(limit, 100))) do
   local n = call('HGET', task_key(id), 'n')
@@ -30,7 +24,7 @@ if limit > 0 then
 end
 table.sort(found, function(a, b) return a[1] < b[1] end)
 
-local claims, noted = {}, { 'call', number }
+local claims, taken = {}, {}
 for i = 1, math.min(limit, #found) do
   local id, died = found[i][2], found[i][3]
   local task = task_key(id)
@@ -45,16 +39,14 @@ for i = 1, math.min(limit, #found) do
     call('ZADD', RUNNING, steady + lease, id)
     local delivery = call('HGET', task, 'delivery')
     if delivery then reached(delivery, START) end
-    noted[#noted + 1] = id
-    noted[#noted + 1] = token
+    taken[#taken + 1] = id
+    taken[#taken + 1] = token
     claims[#claims + 1] = { id, call('HGETALL', task) }
   elseif not died then
     call('HINCRBY', META, 'queued', -1)
   end
 end
-call('DEL', note)
-for i = 1, #noted, 2 do call('HSET', note, noted[i], noted[i + 1]) end
-call('PEXPIRE', note, text(math.max(math.min(lease, 86400000), 60000)))
+note_taken(note, number, taken, lease)
 local next_lease = call('ZRANGE', RUNNING, 0, 0, 'WITHSCORES')
 local next_due = next_lease[1] and text(math.max(tonumber(next_lease[2]) - steady, 0)) or ''
 return answer(next_due, claims)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses outbox
+-- uses outbox claims
 -- Takes deliveries that are due. Calls are numbered and noted as those of `claim` are. ARGV from 8: whether webhooks are left out, places of an origin (empty: any number),
 -- how many plugins are left out and their names, then origins with the places that each has.
 local limit, lease, node, number, heard = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
@@ -15,19 +15,15 @@ while ARGV[at] do
 end
 
 local note = P .. ':taken:' .. node
-local noticed = tonumber(call('HGET', note, 'call') or 0)
-if tonumber(number) <= noticed then return answer('', {}) end
-if noticed > heard then
-  local taken = call('HGETALL', note)
-  for i = 1, #taken, 2 do
-    local state = call('HMGET', delivery_key(taken[i]), 'state', 'token')
-    if state[1] == D.leased and state[2] == taken[i + 1] then
-      call('HSET', delivery_key(taken[i]), 'state', D.ready)
-      set_due(taken[i], steady)
-      deliveries_woken = true
-    end
+local late = is_late(note, number, heard, function(id, token)
+  local found = call('HMGET', delivery_key(id), 'state', 'token')
+  if found[1] == D.leased and found[2] == token then
+    call('HSET', delivery_key(id), 'state', D.ready)
+    set_due(id, steady)
+    deliveries_woken = true
   end
-end
+end)
+if late then return answer('', {}) end
 
 local found, later = {}, nil
 local function earlier(a, b)
@@ -75,7 +71,7 @@ if not no_webhooks then
 end
 table.sort(found, earlier)
 
-local deliveries, noted = {}, { 'call', number }
+local deliveries, taken = {}, {}
 for i = 1, math.min(limit, #found) do
   local id = found[i][2]
   local delivery = delivery_key(id)
@@ -85,8 +81,8 @@ for i = 1, math.min(limit, #found) do
     call('HSET', delivery, 'state', D.leased)
     local token = next_token(call('HGET', delivery, 'token'))
     call('HSET', delivery, 'token', token)
-    noted[#noted + 1] = id
-    noted[#noted + 1] = token
+    taken[#taken + 1] = id
+    taken[#taken + 1] = token
     if state[2] then call('ZADD', lane_key(state[3]), 0, id) end
     set_due(id, steady + lease)
     deliveries[#deliveries + 1] = { id, call('HGETALL', delivery) }
@@ -94,8 +90,6 @@ for i = 1, math.min(limit, #found) do
     set_due(id, nil)
   end
 end
-call('DEL', note)
-for i = 1, #noted, 2 do call('HSET', note, noted[i], noted[i + 1]) end
-call('PEXPIRE', note, text(math.max(math.min(lease, 86400000), 60000)))
+note_taken(note, number, taken, lease)
 if deliveries[1] and (not later or steady + lease < later) then later = steady + lease end
 return answer(later and text(math.max(later - steady, 0)) or '', deliveries)

@@ -26,7 +26,7 @@ async fn watch(store: &RedisStore, notices: &mut Box<dyn Notices>, task: TaskId)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_never_claim_the_same_task() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     let mut accepted = BTreeSet::new();
     for n in 0..300 {
@@ -56,7 +56,7 @@ async fn nodes_never_claim_the_same_task() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_task_of_a_dead_node_is_taken_over_and_its_writes_are_refused() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     let id = a.submit(task("s")).await.unwrap().task;
     let first = a.claim(1, Duration::from_millis(50)).await.unwrap().items.remove(0);
@@ -85,7 +85,7 @@ async fn the_task_of_a_dead_node_is_taken_over_and_its_writes_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_that_another_node_accepts_wakes_this_one() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     // What wakes everybody in the beginning is over.
     while tokio::time::timeout(Duration::from_millis(300), b.task_ready()).await.is_ok() {}
@@ -98,7 +98,7 @@ async fn work_that_another_node_accepts_wakes_this_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happens_to_a_watched_task_on_another_node_is_heard() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     let mut notices = b.notices().unwrap();
     watch(&b, &mut notices, TaskId::new()).await;
@@ -131,7 +131,7 @@ async fn what_happens_to_a_watched_task_on_another_node_is_heard() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_is_watched_as_long_as_anybody_watches_it() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = node(&server).await;
     let mut notices = store.notices().unwrap();
     let id = store.submit(task("s")).await.unwrap().task;
@@ -143,9 +143,9 @@ async fn a_task_is_watched_as_long_as_anybody_watches_it() {
     store.append(vec![Arc::new(say.clone())]).await.unwrap();
     assert_eq!(next(&mut notices).await, Notice::Events(vec![say.clone()]));
     store.unwatch(id);
-    let channel = format!("{{plugway}}:task:{}", hex(id));
+    let channel = format!("{{plugway}}:task:{}", id.digits());
     let subscribers = async || server.tell(&["PUBSUB", "NUMSUB", &channel]).await;
-    eventually(async || subscribers().await == pair(&channel, 0)).await;
+    eventually("nobody watches", async || subscribers().await == pair(&channel, 0)).await;
     say.position.seq = 2;
     store.append(vec![Arc::new(say)]).await.unwrap();
     store.probe().await.unwrap();
@@ -159,7 +159,7 @@ fn pair(channel: &str, count: i64) -> redis::Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_subscription_is_told_and_taken_up_again() {
-    let mut server = Server::start(&[]);
+    let mut server = RedisServer::start();
     let store = node(&server).await;
     let mut notices = store.notices().unwrap();
     let id = store.submit(task("s")).await.unwrap().task;
@@ -180,7 +180,7 @@ async fn a_lost_subscription_is_told_and_taken_up_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn notices_that_nobody_takes_are_bounded() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let options = Options { notice_bytes: 64 << 10, ..options(&server) };
     let store = RedisStore::open(options).await.unwrap();
     let mut notices = store.notices().unwrap();
@@ -214,7 +214,7 @@ async fn notices_that_nobody_takes_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_prefixes_do_not_see_each_other() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let a = node(&server).await;
     let b = RedisStore::open(Options { prefix: "other".into(), ..options(&server) }).await.unwrap();
     let id = a.submit(task("s")).await.unwrap().task;
@@ -227,7 +227,7 @@ async fn two_prefixes_do_not_see_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_sweeps_at_a_time() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = node(&server).await;
     let id = store.submit(task("s")).await.unwrap().task;
     store.cancel(id, "").await.unwrap();
@@ -241,7 +241,7 @@ async fn one_node_sweeps_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_been_forgotten_leaves_nothing_behind() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let clock = Clock::manual(1_700_000_000_000);
     let store = RedisStore::open(Options { clock: clock.clone(), ..options(&server) }).await.unwrap();
     let keys = async || match server.tell(&["KEYS", "*"]).await {
@@ -291,7 +291,7 @@ async fn what_has_been_forgotten_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_task_can_not_fill_redis() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(Options { log_events: 1_000, ..options(&server) }).await.unwrap();
     let id = store.submit(task("s")).await.unwrap().task;
     let claim = store.claim(1, LEASE).await.unwrap().items.remove(0);
@@ -316,7 +316,7 @@ async fn one_task_can_not_fill_redis() {
 
 #[tokio::test]
 async fn rates_and_pauses_hold_over_all_nodes() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     let rate = |key: &str, count| Rate { key: key.into(), count, per: Duration::from_secs(60) };
     let both = [rate("chat", 2), rate("all", 100)];
@@ -341,20 +341,20 @@ async fn rates_and_pauses_hold_over_all_nodes() {
 
 #[tokio::test]
 async fn a_run_that_redis_has_forgotten_writes_nothing_under_the_next_ones_token() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let (a, b) = (node(&server).await, node(&server).await);
     let id = a.submit(task("s")).await.unwrap().task;
-    let before: redis::Value = server.tell(&["DUMP", &format!("{{plugway}}:t:{}", hex(id))]).await;
+    let before: redis::Value = server.tell(&["DUMP", &format!("{{plugway}}:t:{}", id.digits())]).await;
     let forgotten = a.claim(1, LEASE).await.unwrap().items.remove(0);
     // Redis goes back to what it had: the task waits.
     let redis::Value::BulkString(dump) = before else { panic!("{before:?}") };
     let client = redis::Client::open(server.url()).unwrap();
     let mut line = client.get_multiplexed_async_connection().await.unwrap();
-    let key = format!("{{plugway}}:t:{}", hex(id));
+    let key = format!("{{plugway}}:t:{}", id.digits());
     let mut back = redis::pipe();
     back.cmd("RESTORE").arg(&key).arg(0).arg(dump).arg("REPLACE").ignore();
-    back.cmd("ZREM").arg("{plugway}:running").arg(hex(id)).ignore();
-    back.cmd("ZADD").arg("{plugway}:ready").arg(1).arg(hex(id)).ignore();
+    back.cmd("ZREM").arg("{plugway}:running").arg(id.digits()).ignore();
+    back.cmd("ZADD").arg("{plugway}:ready").arg(1).arg(id.digits()).ignore();
     back.exec_async(&mut line).await.unwrap();
     let present = b.claim(1, LEASE).await.unwrap().items.remove(0);
     assert_eq!((present.task.id, present.task.attempt), (id, forgotten.task.attempt));

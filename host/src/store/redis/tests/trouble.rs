@@ -9,7 +9,7 @@ use crate::domain::{Kind, Position, TaskState};
 
 const LEASE: Duration = Duration::from_secs(30);
 
-fn impatient(server: &Server) -> Options {
+fn impatient(server: &RedisServer) -> Options {
     Options {
         timeout: Duration::from_millis(500),
         connect_timeout: Duration::from_millis(500),
@@ -43,7 +43,7 @@ async fn a_redis_that_is_not_there_is_named_without_its_password() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_told_at_once() {
-    let server = Server::start(&["--requirepass", "right"]);
+    let server = RedisServer::with(&["--requirepass", "right"]);
     for url in [server.url(), format!("{}?pass=hunter2", server.url())] {
         let refused = RedisStore::open(Options { url, ..Options::default() }).await;
         let refused = unavailable(refused);
@@ -57,7 +57,7 @@ async fn a_wrong_password_is_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_a_newer_gateway_are_left_alone() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     server.tell(&["HSET", "{plugway}:meta", "format", "99"]).await;
     let refused = RedisStore::open(options(&server)).await.unwrap_err();
     assert!(refused.to_string().contains("written by a newer plugway"), "{refused}");
@@ -65,7 +65,7 @@ async fn keys_of_a_newer_gateway_are_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_notices_a_short_restart() {
-    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut server = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = node(&server).await;
     let first = store.submit(task("s")).await.unwrap().task;
     let claim = store.claim(1, LEASE).await.unwrap().items.remove(0);
@@ -106,7 +106,7 @@ async fn nobody_notices_a_short_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_is_away_calls_fail_at_once_and_later_succeed() {
-    let mut server = Server::start(&[]);
+    let mut server = RedisServer::start();
     let store = RedisStore::open(impatient(&server)).await.unwrap();
     server.stop();
     let told = unavailable(store.probe().await);
@@ -119,23 +119,23 @@ async fn while_redis_is_away_calls_fail_at_once_and_later_succeed() {
     }
     assert!(began.elapsed() < Duration::from_secs(20), "calls wait for nothing");
     server.start_again();
-    eventually(async || store.probe().await.is_ok()).await;
+    eventually("it takes writes", async || store.probe().await.is_ok()).await;
     store.submit(task("s")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_does_not_answer_fails_calls_in_time() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(impatient(&server)).await.unwrap();
     server.tell(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
     let told = unavailable(store.submit(task("s")).await);
     assert!(told.contains("did not answer within 500ms"), "{told}");
-    eventually(async || store.probe().await.is_ok()).await;
+    eventually("it takes writes", async || store.probe().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_whose_answer_was_lost_is_not_taken_for_a_lost_lease() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(impatient(&server)).await.unwrap();
     store.submit(task("s")).await.unwrap();
     let claim = store.claim(1, LEASE).await.unwrap().items.remove(0);
@@ -158,7 +158,7 @@ async fn an_end_whose_answer_was_lost_is_not_taken_for_a_lost_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_claim_took_whose_answer_was_lost_is_claimed_again_without_a_death() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(impatient(&server)).await.unwrap();
     let running = store.submit(task("running")).await.unwrap().task;
     store.claim(1, LEASE).await.unwrap();
@@ -166,7 +166,7 @@ async fn what_a_claim_took_whose_answer_was_lost_is_claimed_again_without_a_deat
     server.tell(&["CLIENT", "PAUSE", "1500", "ALL"]).await;
     unavailable(store.claim(5, LEASE).await);
     let claims = std::sync::Mutex::new(Vec::new());
-    eventually(async || {
+    eventually("what was claimed goes back", async || {
         let claimed = store.claim(5, LEASE).await.map(|claimed| claimed.items).unwrap_or_default();
         claims.lock().unwrap().extend(claimed);
         !claims.lock().unwrap().is_empty()
@@ -199,7 +199,7 @@ async fn encryption_that_the_other_side_does_not_speak_is_an_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_refuses_what_adds_and_lets_what_is_there_end() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(options(&server)).await.unwrap();
     let ended = store.submit(task("gone")).await.unwrap().task;
     store.cancel(ended, "").await.unwrap();
@@ -240,7 +240,7 @@ async fn a_full_redis_refuses_what_adds_and_lets_what_is_there_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flushed_redis_has_lost_its_tasks_and_takes_new_ones() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(options(&server)).await.unwrap();
     let id = store.submit(task("s")).await.unwrap().task;
     let claim = store.claim(1, LEASE).await.unwrap().items.remove(0);
@@ -271,14 +271,15 @@ async fn a_flushed_redis_has_lost_its_tasks_and_takes_new_ones() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_still_loads_is_waited_for() {
-    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "no", "--key-load-delay", "0"]);
+    let mut server =
+        RedisServer::with(&["--appendonly", "yes", "--appendfsync", "no", "--key-load-delay", "0"]);
     let store = node(&server).await;
     for n in 0..200 {
         store.submit(task(&format!("s{n}"))).await.unwrap();
     }
     drop(store);
     server.tell(&["BGREWRITEAOF"]).await;
-    eventually(async || {
+    eventually("the rewrite is done", async || {
         let redis::Value::BulkString(info) = server.tell(&["INFO", "persistence"]).await else {
             return false;
         };
@@ -296,22 +297,22 @@ async fn a_redis_that_still_loads_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_replica_is_no_place_for_a_store() {
-    let server = Server::start(&["--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes"]);
+    let server = RedisServer::with(&["--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes"]);
     let refused = unavailable(RedisStore::open(impatient(&server)).await);
     assert!(refused.contains("is a read-only replica"), "{refused}");
 
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     let store = RedisStore::open(impatient(&server)).await.unwrap();
     server.tell(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let refused = unavailable(store.probe().await);
     assert!(refused.contains("is a read-only replica"), "{refused}");
     server.tell(&["REPLICAOF", "NO", "ONE"]).await;
-    eventually(async || store.probe().await.is_ok()).await;
+    eventually("it takes writes", async || store.probe().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_may_not_ask_for_the_configuration_may_use_the_store() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start();
     server
         .tell(&[
             "ACL",
