@@ -99,7 +99,8 @@ async fn streams_open(gateway: &Gateway, count: usize) {
 async fn clients_that_never_read_cost_a_bounded_amount_and_lose_nothing_that_the_log_has() {
     const WORDS: usize = 6_000;
     let gateway = builder()
-        .set("stream.write_timeout", "2s")
+        // The more there are, the longer this process takes to come to each of those that read.
+        .set("stream.write_timeout", format!("{}ms", clients() * 10))
         .set("stream.ring_events", 100)
         .set("agents.echo.chunk_delay", "1ms")
         .start()

@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 const UNTOLD: u32 = 256;
 
 /// What a client wants to see. Empty: everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// Types of events.
     pub types: Vec<Type>,
@@ -55,12 +55,11 @@ pub(super) struct Opening {
 
 /// A client of the feed, in a session. Dropping it ends its connection.
 pub struct Follower {
-    feed: Feed,
+    broadcast: Broadcast,
     connected: Connected,
     bell: SessionBell,
     /// Times that the bell had rung when the session was looked at.
     rung: u64,
-    line: Line,
     turns: Option<BoxStream<'static, Told>>,
     opening: Option<Box<Opening>>,
 }
@@ -71,7 +70,23 @@ impl std::fmt::Debug for Follower {
     }
 }
 
+/// What is published, as clients see it of whose sessions nothing is shown.
+#[derive(Debug)]
+pub struct Broadcast {
+    feed: Feed,
+    line: Line,
+}
+
+/// Where a client stands who is told nothing of its session. All who want to see the same, and stand at the same place,
+/// are shown the same frames from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    at: Option<FeedId>,
+    untold: u32,
+}
+
 /// Where the client stands, and what it wants to see.
+#[derive(Debug)]
 struct Line {
     at: Option<FeedId>,
     cursor: Option<Cursor>,
@@ -79,7 +94,7 @@ struct Line {
     untold: u32,
     /// The log has come to its place, though this node has not.
     awaited: bool,
-    filter: Option<Box<Filter>>,
+    filter: Option<Arc<Filter>>,
 }
 
 impl Follower {
@@ -99,17 +114,62 @@ impl Follower {
             }
             Some(From::Recent) | None => None,
         };
-        let filter = (filter != Filter::default()).then(|| Box::new(filter));
+        let filter = (filter != Filter::default()).then(|| Arc::new(filter));
         let line = Line { at, cursor, untold: 0, awaited: false, filter };
         // Before the session is looked at, so that nothing is missed in between.
         let rung = bell.times();
         let turns = from.map(|from| turns(Arc::clone(&feed.inner), connected.session().clone(), from));
-        Self { feed, connected, bell, rung, line, turns, opening: Some(Box::new(opening)) }
+        let broadcast = Broadcast { feed, line };
+        Self { broadcast, connected, bell, rung, turns, opening: Some(Box::new(opening)) }
     }
 
     /// Its session.
     pub fn session(&self) -> &SessionId {
         self.connected.session()
+    }
+
+    /// What it wants to see; none: everything.
+    pub fn filter(&self) -> Option<&Arc<Filter>> {
+        self.broadcast.line.filter.as_ref()
+    }
+
+    /// Where it stands among those who want to see the same; none: it is told something of its own.
+    pub fn standing(&self) -> Option<Standing> {
+        let Line { at, cursor, .. } = &self.broadcast.line;
+        let plain = self.opening.is_none() && self.turns.is_none() && cursor.is_none() && at.is_some();
+        (plain && !self.has_rung()).then(|| self.broadcast.standing())
+    }
+
+    /// What it sees from there on, for all who stand there.
+    pub fn broadcast(&self) -> Broadcast {
+        let Broadcast { feed, line } = &self.broadcast;
+        let line = Line {
+            at: line.at,
+            cursor: None,
+            untold: line.untold,
+            awaited: false,
+            filter: line.filter.clone(),
+        };
+        Broadcast { feed: feed.clone(), line }
+    }
+
+    /// Goes on from a place to which it was shown everything.
+    pub fn move_to(&mut self, standing: Standing) {
+        let line = &mut self.broadcast.line;
+        (line.at, line.untold, line.awaited) = (standing.at, standing.untold, false);
+    }
+
+    /// Completes when its session may have something to tell. Exclusive because its turns can't be shared.
+    pub async fn called(&mut self) {
+        // Made before looking, so that it knows of all that happens afterwards.
+        let rung = self.bell.rung();
+        if !self.has_rung() {
+            rung.await;
+        }
+    }
+
+    fn has_rung(&self) -> bool {
+        self.bell.times() != self.rung
     }
 
     /// Appends the next frames to `frames`, waiting until there is one. Never ends. Cancel safe.
@@ -119,62 +179,25 @@ impl Follower {
             return;
         }
         loop {
-            let inner = &*self.feed.inner;
+            let Broadcast { feed, line } = &mut self.broadcast;
+            let inner = &*feed.inner;
             // Made before looking, so that they know of all that happens afterwards.
             let woken = inner.ring.woken();
             let rung = self.bell.rung();
-            let line = &mut self.line;
-            let mut more = false;
-            match inner.ring.take(line.at, BATCH, |entry| line.show(entry, frames)) {
-                Taken::Up(at) => {
-                    self.line.at = Some(at);
-                    more = true;
-                }
-                Taken::Nothing(at) => self.line.at = Some(at),
-                Taken::Unknown => {}
-                Taken::Beyond(at) => {
-                    self.line.at = Some(at);
-                    let beyond = if self.line.awaited { None } else { Box::pin(inner.is_beyond(at)).await };
-                    match beyond {
-                        // Waiting for what is behind it would be in vain.
-                        Some(true) => {
-                            self.line.at = inner.ring.last();
-                            self.line.gap(at, inner, frames);
-                        }
-                        Some(false) => self.line.awaited = true,
-                        // Redis is away: the ring's bell tells when it is back.
-                        None => {}
-                    }
-                }
-                Taken::Behind { at, floor } => {
-                    let page = Box::pin(inner.behind(at, floor)).await;
-                    if page.gap {
-                        self.line.at = Some(page.from);
-                        self.line.gap(at, inner, frames);
-                    }
-                    for entry in &page.entries {
-                        self.line.show(entry, frames);
-                    }
-                    self.line.at = Some(page.at);
-                    if frames.is_empty() {
-                        continue;
-                    }
-                    return;
-                }
-            }
-            self.line.tell(frames);
+            let more = line.look(inner, frames).await;
+            line.tell(frames);
             if self.turns.is_none() && self.bell.times() != self.rung {
                 self.rung = self.bell.times();
-                let from = self.line.cursor.map_or(From::Recent, |cursor| From::Turn(cursor.task));
+                let from = line.cursor.map_or(From::Recent, |cursor| From::Turn(cursor.task));
                 let session = self.connected.session().clone();
-                self.turns = Some(turns(Arc::clone(&self.feed.inner), session, from));
+                self.turns = Some(turns(Arc::clone(&feed.inner), session, from));
             }
             if !frames.is_empty() {
                 // What the session has to say comes along if it is there.
                 if let Some(turns) = &mut self.turns
                     && let Some(told) = futures::FutureExt::now_or_never(turns.next())
                 {
-                    hear(told, &mut self.turns, &mut self.line, inner, frames);
+                    hear(told, &mut self.turns, line, inner, frames);
                 }
                 return;
             }
@@ -185,7 +208,7 @@ impl Follower {
             match &mut self.turns {
                 Some(turns) => tokio::select! {
                     told = turns.next() => {
-                        hear(told, &mut self.turns, &mut self.line, inner, frames);
+                        hear(told, &mut self.turns, line, inner, frames);
                         if !frames.is_empty() {
                             return;
                         }
@@ -201,10 +224,11 @@ impl Follower {
     }
 
     fn greet(&mut self, opening: &Opening, frames: &mut Vec<Frame>) {
-        let (inner, session) = (&*self.feed.inner, self.connected.session());
+        let Broadcast { feed, line } = &mut self.broadcast;
+        let (inner, session) = (&*feed.inner, self.connected.session());
         let place = Place {
-            feed: self.line.at,
-            session: Some(match self.line.cursor {
+            feed: line.at,
+            session: Some(match line.cursor {
                 Some(cursor) => SessionPlace::Said(cursor),
                 None => SessionPlace::Named(session.clone()),
             }),
@@ -215,7 +239,7 @@ impl Follower {
         if opening.gap {
             frames.push(gap(&place, serde_json::json!({ "timestamp": now })));
         }
-        for entry in opening.signals.iter().filter(|entry| self.line.lets(entry)) {
+        for entry in opening.signals.iter().filter(|entry| line.lets(entry)) {
             frames.push(entry.frame.clone());
         }
     }
@@ -235,7 +259,66 @@ fn hear(
     }
 }
 
+impl Broadcast {
+    /// Where all stand who see it.
+    pub fn standing(&self) -> Standing {
+        Standing { at: self.line.at, untold: self.line.untold }
+    }
+
+    /// Appends the next frames to `frames`, waiting until there is one. Never ends. Cancel safe.
+    pub async fn next(&mut self, frames: &mut Vec<Frame>) {
+        let inner = &*self.feed.inner;
+        while frames.is_empty() {
+            let woken = inner.ring.woken();
+            let more = self.line.look(inner, frames).await;
+            self.line.tell(frames);
+            if !more && frames.is_empty() {
+                woken.await;
+            }
+        }
+    }
+}
+
 impl Line {
+    /// Shows what is there now. Whether that was anything, for this client or for others.
+    async fn look(&mut self, inner: &Inner, frames: &mut Vec<Frame>) -> bool {
+        match inner.ring.take(self.at, BATCH, |entry| self.show(entry, frames)) {
+            Taken::Up(at) => {
+                self.at = Some(at);
+                return true;
+            }
+            Taken::Nothing(at) => self.at = Some(at),
+            Taken::Unknown => {}
+            Taken::Beyond(at) => {
+                self.at = Some(at);
+                let beyond = if self.awaited { None } else { Box::pin(inner.is_beyond(at)).await };
+                match beyond {
+                    // Waiting for what is behind it would be in vain.
+                    Some(true) => {
+                        self.at = inner.ring.last();
+                        self.gap(at, inner, frames);
+                    }
+                    Some(false) => self.awaited = true,
+                    // Redis is away: the ring's bell tells when it is back.
+                    None => {}
+                }
+            }
+            Taken::Behind { at, floor } => {
+                let page = Box::pin(inner.behind(at, floor)).await;
+                if page.gap {
+                    self.at = Some(page.from);
+                    self.gap(at, inner, frames);
+                }
+                for entry in &page.entries {
+                    self.show(entry, frames);
+                }
+                self.at = Some(page.at);
+                return true;
+            }
+        }
+        false
+    }
+
     fn lets(&self, entry: &Entry) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.lets(entry))
     }

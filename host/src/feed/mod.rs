@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use event::Type;
-pub use follower::{Filter, Follower};
+pub use follower::{Broadcast, Filter, Follower, Standing};
 pub use id::{FeedId, Place, SessionPlace};
 
 use crate::domain::{Clock, SessionId};

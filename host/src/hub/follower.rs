@@ -76,6 +76,16 @@ impl Follower {
         self.position
     }
 
+    /// One that follows from the same place.
+    pub fn another(&self) -> Self {
+        Self::new(self.hub.clone(), self.task, self.position)
+    }
+
+    /// Goes on from behind another place: what lies before it was delivered by somebody else.
+    pub fn move_to(&mut self, position: Position) {
+        self.position = position;
+    }
+
     /// Appends up to `max` (at least one) of the next entries to `into`, waiting until there is one. Cancel safe: what
     /// was not returned is not lost.
     ///

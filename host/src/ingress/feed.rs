@@ -12,13 +12,14 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::multicast::Shared;
 use super::per_address::Permit;
 use super::sse::{self, Source};
 use super::ticket::{self, Right};
 use super::{App, client};
 use crate::domain::bounds::SESSION_NAME;
 use crate::domain::{SessionId, rfc3339};
-use crate::feed::{Feed, Follower, OpenError, Place, RedisState, Type, Wish};
+use crate::feed::{Broadcast, Feed, Filter, Follower, OpenError, Place, RedisState, Standing, Type, Wish};
 use crate::hub::Frame;
 use crate::tasks::{SubmitError, SubmitRequest};
 
@@ -55,7 +56,7 @@ pub(super) async fn stream(
         OpenError::OtherStream => ApiError::bad_request("Last-Event-ID", error.to_string()),
         OpenError::Store(error) => error.into(),
     })?;
-    Ok(sse::response(&app, FeedStream { follower, _permit: permit }))
+    Ok(sse::response(&app, &app.feed_groups, FeedStream { follower, _permit: permit }))
 }
 
 /// A client of the feed.
@@ -65,8 +66,45 @@ struct FeedStream {
 }
 
 impl Source for FeedStream {
+    type Shared = Broadcast;
+
     async fn next(&mut self, frames: &mut Vec<Frame>) -> bool {
         self.follower.next(frames).await;
+        true
+    }
+
+    fn key(&self) -> Option<Arc<Filter>> {
+        self.follower.filter().cloned()
+    }
+
+    fn place(&self) -> Option<Standing> {
+        self.follower.standing()
+    }
+
+    fn shared(&self) -> Broadcast {
+        self.follower.broadcast()
+    }
+
+    async fn own(&mut self) {
+        self.follower.called().await;
+    }
+
+    fn move_to(&mut self, place: Standing) {
+        self.follower.move_to(place);
+    }
+}
+
+impl Shared for Broadcast {
+    /// None: everything is shown.
+    type Key = Option<Arc<Filter>>;
+    type Place = Standing;
+
+    fn place(&self) -> Standing {
+        self.standing()
+    }
+
+    async fn next(&mut self, frames: &mut Vec<Frame>) -> bool {
+        Self::next(self, frames).await;
         true
     }
 }
@@ -307,7 +345,6 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::Filter;
 
     fn asked(query: &str) -> Result<Wish, String> {
         wish(query, &HeaderMap::new()).map_err(|error| format!("{error:?}"))

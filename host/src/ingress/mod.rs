@@ -10,12 +10,14 @@ mod error;
 mod feed;
 mod handover;
 mod heartbeat;
+mod multicast;
 mod native;
 mod per_address;
 mod server;
 mod sse;
 mod stream;
 mod ticket;
+mod wire;
 mod writer;
 
 use std::net::SocketAddr;
@@ -153,6 +155,8 @@ struct App {
     limits: Arc<HttpLimits>,
     stream: StreamConfig,
     heartbeats: heartbeat::Heartbeats,
+    task_groups: multicast::Groups<stream::TaskStream>,
+    feed_groups: multicast::Groups<crate::feed::Broadcast>,
     stop: CancellationToken,
     started: Instant,
 }
@@ -221,6 +225,8 @@ impl Ingress {
             limits: limits.clone(),
             stream: config.stream,
             heartbeats,
+            task_groups: Default::default(),
+            feed_groups: Default::default(),
             stop: stop.clone(),
             started: Instant::now(),
         };

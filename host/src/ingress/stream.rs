@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, in_path};
+use super::multicast::Shared;
 use super::sse::{self, Source};
 use super::{App, ticket};
 use crate::domain::{Cursor, Event, Kind, Position, TaskId, back_off, rfc3339};
@@ -81,18 +82,59 @@ pub(super) async fn stream(
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    let follower = app.hub.follow(id, after);
-    Ok(sse::response(&app, TaskStream { follower, batch: Vec::new(), failures: 0 }))
+    let stream = TaskStream::new(app.hub.follow(id, after));
+    Ok(sse::response(&app, &app.task_groups, stream))
 }
 
-/// A task's events as frames.
-struct TaskStream {
+/// A task's events as frames. All streams of a task tell the same.
+pub(super) struct TaskStream {
     follower: Follower,
     batch: Vec<Entry>,
     failures: u32,
 }
 
+impl TaskStream {
+    fn new(follower: Follower) -> Self {
+        Self { follower, batch: Vec::new(), failures: 0 }
+    }
+}
+
 impl Source for TaskStream {
+    type Shared = Self;
+
+    async fn next(&mut self, frames: &mut Vec<Frame>) -> bool {
+        Shared::next(self, frames).await
+    }
+
+    fn key(&self) -> TaskId {
+        self.follower.task()
+    }
+
+    fn place(&self) -> Option<Position> {
+        Some(self.follower.position())
+    }
+
+    fn shared(&self) -> Self {
+        Self::new(self.follower.another())
+    }
+
+    async fn own(&mut self) {
+        std::future::pending().await
+    }
+
+    fn move_to(&mut self, place: Position) {
+        self.follower.move_to(place);
+    }
+}
+
+impl Shared for TaskStream {
+    type Key = TaskId;
+    type Place = Position;
+
+    fn place(&self) -> Position {
+        self.follower.position()
+    }
+
     async fn next(&mut self, frames: &mut Vec<Frame>) -> bool {
         loop {
             match self.follower.next(&mut self.batch, BATCH).await {

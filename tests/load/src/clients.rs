@@ -34,6 +34,11 @@ struct Client {
     audit: Option<Audit>,
 }
 
+/// The request for a stream.
+pub(crate) fn request(path: &str, address: SocketAddr) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n")
+}
+
 /// What clients have received.
 #[derive(Debug)]
 pub(crate) struct Received {
@@ -102,8 +107,7 @@ impl Clients {
 
     fn connect(&mut self, address: SocketAddr, path: &str) -> anyhow::Result<()> {
         let mut stream = std::net::TcpStream::connect(address)?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(request(path, address).as_bytes())?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         let number = self.clients.len();

@@ -5,6 +5,7 @@ mod deliveries;
 mod held;
 mod latency;
 mod nodes;
+mod silent;
 
 use clap::ValueEnum;
 
@@ -22,13 +23,15 @@ pub(crate) enum Figure {
     Held,
     /// From publishing until clients have it, at a steady rate.
     Latency,
+    /// What clients that never read do to the others.
+    Silent,
     /// Three nodes on one Redis against one.
     Nodes,
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Deliveries, Self::Backlog, Self::Held, Self::Latency, Self::Nodes];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Deliveries, Self::Backlog, Self::Held, Self::Latency, Self::Silent, Self::Nodes];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -36,6 +39,7 @@ impl Figure {
             Self::Backlog => "deliveries with a backlog",
             Self::Held => "held clients",
             Self::Latency => "latency at a steady rate",
+            Self::Silent => "clients that never read",
             Self::Nodes => "three nodes",
         }
     }
@@ -46,6 +50,7 @@ impl Figure {
             Self::Backlog => backlog::measure(workshop),
             Self::Held => held::measure(workshop),
             Self::Latency => latency::measure(workshop),
+            Self::Silent => silent::measure(workshop),
             Self::Nodes => nodes::measure(workshop),
         }
     }

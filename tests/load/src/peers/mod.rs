@@ -7,7 +7,7 @@ pub(crate) mod raw;
 mod redis;
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::ChildStdin;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 
-use crate::clients::{Clients, Received};
+use crate::clients::{self, Clients, Received};
 use crate::event::{self, Clock, Mark};
 use crate::process::Server;
 use crate::publish::{Channel, Posts};
@@ -181,6 +181,16 @@ impl Peer {
             anyhow::Ok(clients)
         };
         follow().with_context(|| format!("streams can't be opened; the log is: {}", self.log()))
+    }
+
+    /// Opens so many streams that nobody will read.
+    pub(crate) fn mute(&self, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+        let open = |server: &Server| {
+            let mut stream = TcpStream::connect(server.address())?;
+            stream.write_all(clients::request(self.path, server.address()).as_bytes())?;
+            anyhow::Ok(stream)
+        };
+        self.servers.iter().cycle().take(count).map(open).collect()
     }
 
     /// What the servers wrote.
