@@ -32,8 +32,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 const SOON: Duration = Duration::from_millis(2);
 /// Pause after a write that Redis refused.
 const REFUSED: Duration = Duration::from_millis(500);
-/// First and longest pause between two tries to connect.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// First and longest pause between two tries to connect. What is published between Redis' return and the next try is
+/// lost.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Events in one write, and their bytes.
 const WRITE: (usize, usize) = (128, 1 << 20);
 /// Between two lines of the log about the same thing.
