@@ -78,12 +78,9 @@ pub struct Broadcast {
 }
 
 /// Where a client stands who is told nothing of its session. All who want to see the same, and stand at the same place,
-/// are shown the same frames from there on.
+/// are shown the same frames from there on, but for the marks that say where they stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    at: Option<FeedId>,
-    untold: u32,
-}
+pub struct Standing(Option<FeedId>);
 
 /// Where the client stands, and what it wants to see.
 #[derive(Debug)]
@@ -156,7 +153,9 @@ impl Follower {
     /// Goes on from a place to which it was shown everything.
     pub fn move_to(&mut self, standing: Standing) {
         let line = &mut self.broadcast.line;
-        (line.at, line.untold, line.awaited) = (standing.at, standing.untold, false);
+        // When it was told last is not known.
+        let untold = if line.filter.is_some() { UNTOLD } else { 0 };
+        (line.at, line.untold, line.awaited) = (standing.0, untold, false);
     }
 
     /// Completes when its session may have something to tell. Exclusive because its turns can't be shared.
@@ -262,19 +261,21 @@ fn hear(
 impl Broadcast {
     /// Where all stand who see it.
     pub fn standing(&self) -> Standing {
-        Standing { at: self.line.at, untold: self.line.untold }
+        Standing(self.line.at)
     }
 
-    /// Appends the next frames to `frames`, waiting until there is one. Never ends. Cancel safe.
+    /// Appends the next frames to `frames`, waiting until the place moves; none if there was nothing on the way for who
+    /// wants to see the same. Never ends. Cancel safe.
     pub async fn next(&mut self, frames: &mut Vec<Frame>) {
         let inner = &*self.feed.inner;
-        while frames.is_empty() {
+        loop {
             let woken = inner.ring.woken();
             let more = self.line.look(inner, frames).await;
             self.line.tell(frames);
-            if !more && frames.is_empty() {
-                woken.await;
+            if more || !frames.is_empty() {
+                return;
             }
+            woken.await;
         }
     }
 }

@@ -250,6 +250,25 @@ async fn who_fell_off_the_ring_reads_on_from_the_log_and_who_fell_off_that_is_to
 }
 
 #[tokio::test]
+async fn who_wants_to_see_the_same_stands_at_the_same_place_though_it_was_shown_nothing() {
+    let (office, redis) = (office(), RedisServer::start());
+    let node = Node::linked(&office, &redis, config()).await;
+    let filter = Filter { agents: vec!["nobody".into()], ..Filter::default() };
+    let wish = Wish { filter, ..Wish::default() };
+    let early = node.open(wish.clone()).await.follower;
+    let mut shared = early.broadcast();
+    assert_eq!(early.standing(), Some(shared.standing()));
+    publish(&redis, 1..=20).await;
+    node.has_all_to(&redis, 20).await;
+    let late = node.open(wish).await.follower;
+    let mut frames = Vec::new();
+    while Some(shared.standing()) != late.standing() {
+        tokio::time::timeout(DEADLINE, shared.next(&mut frames)).await.expect("it moves");
+    }
+    assert!(frames.is_empty(), "{frames:?}");
+}
+
+#[tokio::test]
 async fn while_redis_is_away_clients_stay_and_new_ones_get_the_last_signals() {
     let (office, mut redis) = (office(), RedisServer::start());
     let node = Node::linked(&office, &redis, config()).await;

@@ -31,8 +31,8 @@ pub(super) trait Shared: Send + 'static {
     /// Where it stands.
     fn place(&self) -> Self::Place;
 
-    /// As [`Source::next`](super::sse::Source::next). Between two calls all that was appended is what lies between the
-    /// places.
+    /// As [`Source::next`](super::sse::Source::next), but that it may append nothing where only the place has moved. What
+    /// a call appends is what lies between the places before and after it.
     fn next(&mut self, frames: &mut Vec<Frame>) -> impl Future<Output = bool> + Send;
 }
 
@@ -142,18 +142,25 @@ impl<S: Shared> Relative<S> {
             .iter()
             .filter_map(|group| Some((group.room_at(place)?, group)))
             .min_by_key(|found| found.0);
-        let group = match smallest {
-            Some((members, group)) if members < MANY || groups.len() >= self.most => Arc::clone(group),
+        let (group, leader) = match smallest {
+            Some((members, group)) if members < MANY || groups.len() >= self.most => {
+                (Arc::clone(group), None)
+            }
             None if groups.len() >= self.most => return None,
             Some(_) | None => {
                 let group = Arc::new(Group::new(place));
                 groups.push(Arc::clone(&group));
                 let leader = Leader { kin: Arc::clone(&self.kin), group: Arc::clone(&group), ended: false };
-                tokio::spawn(leader.lead(lead()));
-                group
+                (group, Some(leader))
             }
         };
-        group.seat(outlet, place)
+        let membership = group.seat(outlet, place);
+        // A leader begins with a member, whose leaving ends it, and locks what is locked here when it ends.
+        drop(groups);
+        if let Some(leader) = leader {
+            tokio::spawn(leader.lead(lead()));
+        }
+        membership
     }
 }
 

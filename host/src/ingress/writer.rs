@@ -108,7 +108,10 @@ async fn stay<S: Source>(
             () = out.as_mut() => return Left::Group,
             () = own.as_mut() => return Left::Group,
             beat = heartbeat.changed() => match beat {
-                Ok(()) => membership.write(&heartbeat.borrow_and_update()),
+                Ok(()) => {
+                    let frame = heartbeat.borrow_and_update().clone();
+                    membership.write(&frame);
+                }
                 Err(_) => return Left::Stream,
             },
             () = wire.left() => return Left::Peer,
