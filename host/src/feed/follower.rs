@@ -83,7 +83,7 @@ pub struct Broadcast {
 pub struct Standing(Option<FeedId>);
 
 /// Where the client stands, and what it wants to see.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Line {
     at: Option<FeedId>,
     cursor: Option<Cursor>,
@@ -140,13 +140,7 @@ impl Follower {
     /// What it sees from there on, for all who stand there.
     pub fn broadcast(&self) -> Broadcast {
         let Broadcast { feed, line } = &self.broadcast;
-        let line = Line {
-            at: line.at,
-            cursor: None,
-            untold: line.untold,
-            awaited: false,
-            filter: line.filter.clone(),
-        };
+        let line = Line { cursor: None, awaited: false, ..line.clone() };
         Broadcast { feed: feed.clone(), line }
     }
 

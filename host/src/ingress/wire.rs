@@ -137,10 +137,7 @@ impl Wire {
     /// The connection is of no use any more.
     pub(super) async fn frames(&mut self, mut frames: &[Frame]) -> io::Result<()> {
         let mut written = 0;
-        while !self.outlet.try_frames(&mut frames, &mut written)? {
-            Box::pin(self.writable()).await?;
-        }
-        Ok(())
+        self.all(|outlet| outlet.try_frames(&mut frames, &mut written)).await
     }
 
     /// Writes what is left of frames.
@@ -149,26 +146,28 @@ impl Wire {
     /// The connection is of no use any more.
     pub(super) async fn rest(&mut self, Unwritten { frames, mut written }: Unwritten) -> io::Result<()> {
         let mut frames = &*frames;
-        while !self.outlet.try_frames(&mut frames, &mut written)? {
-            self.writable().await?;
-        }
-        Ok(())
+        self.all(|outlet| outlet.try_frames(&mut frames, &mut written)).await
     }
 
     /// Ends the answer in good order.
     pub(super) async fn end(mut self) {
         if self.outlet.chunked {
             let (mut parts, mut written) = (&[LAST_CHUNK][..], 0);
-            loop {
-                match self.outlet.try_write(&mut parts, &mut written, |bytes| bytes) {
-                    Ok(true) => break,
-                    Ok(false) if self.writable().await.is_ok() => {}
-                    _ => return,
-                }
+            let last = self.all(|outlet| outlet.try_write(&mut parts, &mut written, |bytes| bytes)).await;
+            if last.is_err() {
+                return;
             }
         }
         // Dropping it closes it just as well.
         let _ = socket2::SockRef::from(&*self.outlet.socket).shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Tries, and waits for the socket in between, until all is written.
+    async fn all(&mut self, mut write: impl FnMut(&Outlet) -> io::Result<bool>) -> io::Result<()> {
+        while !write(&self.outlet)? {
+            Box::pin(self.writable()).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the socket takes more.
