@@ -250,12 +250,47 @@ fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
     let wrong = |name: &str, value: &str, wanted: &str| {
         ConfigError::Setting(format!("{name}={value:?}: must be {wanted}"))
     };
-    if let Some(port) = variable("WEBHOOK_PORT") {
-        let port: u16 = port.parse().map_err(|_| wrong("WEBHOOK_PORT", &port, "a port, 0 to 65535"))?;
+    let flag = |name: &str| match variable(name) {
+        None => Ok(None),
+        Some(value) => match value.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Some(true)),
+            "false" | "0" | "no" | "off" => Ok(Some(false)),
+            _ => Err(wrong(name, &value, "true or false")),
+        },
+    };
+    let ports = ["WEBHOOK_PORT", "API_SERVER_PORT"].map(|name| (name, variable(name)));
+    let mut port: Option<(&str, u16)> = None;
+    for (name, value) in ports {
+        let Some(value) = value else { continue };
+        let read = value.parse().map_err(|_| wrong(name, &value, "a port, 0 to 65535"))?;
+        match port {
+            Some((other, port)) if port != read => {
+                let wanted = format!("{other}={port}: the gateway listens on one port");
+                return Err(wrong(name, &value, &wanted));
+            }
+            _ => port = Some((name, read)),
+        }
+    }
+    let host = variable("API_SERVER_HOST");
+    if port.is_some() || host.is_some() {
         let mut address: SocketAddr =
             listen.parse().map_err(|_| wrong("listen", listen, "an address, as 127.0.0.1:8080"))?;
-        address.set_port(port);
+        if let Some((_, port)) = port {
+            address.set_port(port);
+        }
+        if let Some(host) = host {
+            let ip = if host == "localhost" { "127.0.0.1" } else { &host };
+            address.set_ip(ip.parse().map_err(|_| wrong("API_SERVER_HOST", &host, "an IP address"))?);
+        }
         figment = figment.merge(Serialized::default("listen", address.to_string()));
+    }
+    if variable("API_SERVER_KEY").is_some() {
+        let mut keys = figment.extract_inner::<Vec<String>>("auth.keys").unwrap_or_default();
+        keys.push("env:API_SERVER_KEY".to_owned());
+        figment = figment.merge(Serialized::default("auth.keys", keys));
+    }
+    if let Some(enabled) = flag("API_SERVER_ENABLED")? {
+        figment = figment.merge(Serialized::default("plugins.openai.enabled", enabled));
     }
     if let Some(url) = variable("CALLBACK_URL") {
         figment = figment.merge(Serialized::default("callbacks.result_url", url));
@@ -264,12 +299,7 @@ fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
         let count: usize = count.parse().map_err(|_| wrong("MAX_WORKERS", &count, "a number"))?;
         figment = figment.merge(Serialized::default("workers.count", count));
     }
-    if let Some(enabled) = variable("ENABLE_SSE") {
-        let enabled = match enabled.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => true,
-            "false" | "0" | "no" | "off" => false,
-            _ => return Err(wrong("ENABLE_SSE", &enabled, "true or false")),
-        };
+    if let Some(enabled) = flag("ENABLE_SSE")? {
         figment = figment.merge(Serialized::default("stream.enabled", enabled));
     }
     for (name, key) in [

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Agent, AgentSignal, AgentStream, Turn};
-use crate::domain::{AgentEvent, ErrorType, TaskInput, ToolResult};
+use crate::domain::{AgentEvent, ErrorType, HistoryMessage, TaskId, TaskInput, ToolResult};
 
 /// Settings of an `echo` agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,11 +48,20 @@ pub(super) struct Echo {
 enum Directive {
     Say(String),
     Words(u32),
-    Tool { name: String, arguments: String, value: Value },
+    Tool(Call),
+    Ask(Vec<Call>),
     Sleep(Duration),
     Progress(u32),
     Fail(String),
     Silent,
+}
+
+/// A call of a tool.
+#[derive(Debug, PartialEq)]
+struct Call {
+    name: String,
+    arguments: String,
+    value: Value,
 }
 
 impl Echo {
@@ -63,6 +72,9 @@ impl Echo {
     /// Understands an input, or says what is wrong with it.
     fn directive(&self, input: &TaskInput) -> Result<Directive, String> {
         let text = match input {
+            TaskInput::Message(message) if message.text.is_none() && message.content.is_none() => {
+                return Ok(Directive::Say(last_results(message.history.as_deref().unwrap_or_default())));
+            }
             TaskInput::Message(_) | TaskInput::Command { .. } => input.text(),
             TaskInput::ToolResult { results } => return Ok(Directive::Say(results_text(results))),
             TaskInput::Control { .. } | TaskInput::Decision { .. } => {
@@ -74,7 +86,10 @@ impl Echo {
         match word {
             "/words" => Ok(Directive::Words(self.count(word, rest)?)),
             "/progress" => Ok(Directive::Progress(self.count(word, rest)?)),
-            "/tool" => tool(rest),
+            "/tool" => call(word, rest).map(Directive::Tool),
+            "/call" => {
+                rest.lines().map(|line| call(word, line)).collect::<Result<_, _>>().map(Directive::Ask)
+            }
             "/sleep" => match humantime::parse_duration(rest) {
                 Ok(time) if time <= self.config.max_sleep => Ok(Directive::Sleep(time)),
                 Ok(_) => {
@@ -97,12 +112,21 @@ impl Echo {
     }
 }
 
-fn tool(argument: &str) -> Result<Directive, String> {
-    let usage = || "/tool takes a name and JSON, as in `/tool weather {\"city\":\"Rome\"}`".to_owned();
-    let (name, json) = argument.split_once(char::is_whitespace).ok_or_else(usage)?;
+fn call(directive: &str, argument: &str) -> Result<Call, String> {
+    let usage =
+        || format!("{directive} takes a name and JSON, as in `{directive} weather {{\"city\":\"Rome\"}}`");
+    let (name, json) = argument.trim().split_once(char::is_whitespace).ok_or_else(usage)?;
     let json = json.trim();
     let value = serde_json::from_str(json).map_err(|error| format!("{}: {error}", usage()))?;
-    Ok(Directive::Tool { name: name.to_owned(), arguments: json.to_owned(), value })
+    Ok(Call { name: name.to_owned(), arguments: json.to_owned(), value })
+}
+
+/// What the tools said that a history ends with.
+fn last_results(history: &[HistoryMessage]) -> String {
+    let said = history.iter().rev().take_while(|message| message.role == "tool");
+    let mut said: Vec<_> = said.map(|message| message.content.as_str().unwrap_or_default()).collect();
+    said.reverse();
+    said.join("\n")
 }
 
 fn results_text(results: &[ToolResult]) -> String {
@@ -157,7 +181,8 @@ impl Echo {
                     }
                 })
             }),
-            Directive::Tool { name, arguments, value } => after(answer_end("done", asked), move || {
+            Directive::Ask(calls) => ask(calls, turn.task, asked, delay),
+            Directive::Tool(Call { name, arguments, value }) => after(answer_end("done", asked), move || {
                 Box::pin(stream! {
                     yield thinking();
                     let call_id = "call_1".to_owned();
@@ -180,6 +205,40 @@ impl Echo {
             }),
         }
     }
+}
+
+/// A sentence, then calls for the client to carry out: their results are the next turn.
+fn ask(calls: Vec<Call>, task: TaskId, asked: usize, delay: Duration) -> Events {
+    Box::pin(stream! {
+        let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
+        let text = format!("calling {}", names.join(" and "));
+        yield thinking();
+        pause(delay).await;
+        yield AgentEvent::ResponseChunk { text: text.clone() };
+        let mut listed = Vec::new();
+        for (number, Call { name, arguments, value }) in (1..).zip(calls) {
+            pause(delay).await;
+            // Never the same as in another turn.
+            let call_id = format!("call_{}_{number}", task.to_string().trim_start_matches("task_"));
+            listed.push(json!({
+                "id": call_id, "type": "function", "function": {"name": name, "arguments": arguments},
+            }));
+            yield AgentEvent::ToolStarted {
+                call_id,
+                tool_name: name,
+                parameters: value,
+                arguments,
+                executor: "client",
+            };
+        }
+        let said = words(&text).count();
+        yield AgentEvent::Completed {
+            messages: json!([{"role": "assistant", "content": text, "tool_calls": listed}]),
+            text,
+            usage: json!({"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}),
+            finish_reason: "tool_calls".to_owned(),
+        };
+    })
 }
 
 fn one(event: AgentEvent) -> Events {

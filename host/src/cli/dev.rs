@@ -37,9 +37,9 @@ pub(super) fn dev(args: &ServeArgs) -> anyhow::Result<()> {
         gateway.catalogue().wait_loaded().await;
         serve::announce(&gateway)?;
         let serving = gateway.catalogue().status();
-        let telegram = serving.iter().any(|plugin| plugin.name == "telegram" && plugin.generation > 0);
+        let serves = |name: &str| serving.iter().any(|plugin| plugin.name == name && plugin.generation > 0);
         // Whoever started it may have closed its output.
-        let text = tryout.text(gateway.address()?, telegram, gateway.catalogue().dir());
+        let text = tryout.text(gateway.address()?, serves, gateway.catalogue().dir());
         let _ = std::io::stdout().write_all(text.as_bytes());
         let rebuilding = tokio::spawn(rebuild(plugins, changes));
         let served = gateway.serve(stop).await;

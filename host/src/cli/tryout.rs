@@ -14,6 +14,8 @@ use crate::egress::SecretRef;
 pub(super) struct Tryout {
     /// Before the telegram plugin's routes.
     mount: String,
+    /// Before the openai plugin's.
+    openai: String,
     /// The webhook's secret, a caller's key, an operator's key: where they are needed.
     webhook: Option<Shown>,
     key: Option<Shown>,
@@ -66,7 +68,9 @@ impl Tryout {
             (None, Some(_)) => Admin::Closed,
             (None, None) => Admin::Open,
         };
+        let openai = config.plugins.get("openai").and_then(|openai| openai.mount.clone());
         Self {
+            openai: openai.unwrap_or_default(),
             mount: telegram.and_then(|telegram| telegram.mount.clone()).unwrap_or_default(),
             webhook: webhook
                 .map(|secret| Shown::of(secret, "WEBHOOK_SECRET", "plugins.telegram.secrets.webhook_secret")),
@@ -76,12 +80,12 @@ impl Tryout {
     }
 
     /// The lines, for what is served.
-    pub(super) fn text(&self, address: SocketAddr, telegram: bool, plugins: &Path) -> String {
+    pub(super) fn text(&self, address: SocketAddr, serves: impl Fn(&str) -> bool, plugins: &Path) -> String {
         let url = format!("http://{}", reachable(address));
         let mut text = String::from("\nTry, in another terminal:\n\n");
         let bearer = |key: &Shown| format!(" -H \"Authorization: Bearer ${}\"", key.variable);
         let key = self.key.as_ref().map(bearer).unwrap_or_default();
-        if telegram {
+        if serves("telegram") {
             let secret = self
                 .webhook
                 .as_ref()
@@ -102,6 +106,18 @@ impl Tryout {
 
   # what is known about it
   curl{key} {url}/tasks/$TASK
+
+"#
+            );
+        }
+        if serves("openai") {
+            let mount = self.openai.trim_end_matches('/');
+            let first: String = self.key.iter().map(Shown::set_first).collect();
+            let _ = write!(
+                text,
+                r#"  # the same agent, as OpenAI's clients ask it
+{first}  curl -N{key} {url}{mount}/v1/chat/completions -H 'Content-Type: application/json' \
+    -d '{{"stream":true,"messages":[{{"role":"user","content":"Hello from a fresh machine"}}]}}'
 
 "#
             );
@@ -136,7 +152,7 @@ mod tests {
 
     /// Runs the lines in a plain shell whose `curl` says what it was called with.
     fn pasted(tryout: &Tryout, address: &str) -> String {
-        let text = tryout.text(address.parse().unwrap(), true, Path::new("plugins"));
+        let text = tryout.text(address.parse().unwrap(), |_| true, Path::new("plugins"));
         let lines: String = text
             .lines()
             .filter(|line| line.starts_with("  "))
@@ -169,6 +185,7 @@ mod tests {
         let variable = |name: &str| Shown::of(&SecretRef::Env(name.into()), "", "");
         let tryout = Tryout {
             mount: "/second/".into(),
+            openai: "/ai".into(),
             webhook: Some(variable("SECRET")),
             key: Some(variable("KEY")),
             admin: Admin::Key(variable("KEY")),
@@ -176,7 +193,8 @@ mod tests {
         let called = pasted(&tryout, "[::1]:8080");
         assert!(called.contains("<http://[::1]:8080/second/webhook>"), "{called}");
         assert!(called.contains("<X-Telegram-Bot-Api-Secret-Token: s3cret>"), "{called}");
-        assert_eq!(called.matches("<Authorization: Bearer a key>").count(), 3, "{called}");
+        assert!(called.contains("<http://[::1]:8080/ai/v1/chat/completions>"), "{called}");
+        assert_eq!(called.matches("<Authorization: Bearer a key>").count(), 4, "{called}");
         update(&called);
     }
 }
