@@ -1,0 +1,75 @@
+//! What the operator may set. Unknown names are refused, so that a typing error does not pass for a setting.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Configuration of the OpenAI plugin.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Other names of agents, as `{"gpt-5": "coder"}`. They are listed as models too.
+    pub(crate) aliases: BTreeMap<String, String>,
+    /// What `owned_by` of a model says.
+    pub(crate) owned_by: String,
+    /// Hours for which responses and conversations are kept after they were last written to.
+    #[schemars(range(min = 1))]
+    pub(crate) keep_hours: u32,
+    /// Milliseconds without an event after which a stream gets a comment, so that nothing on the way takes it for dead.
+    #[schemars(range(min = 1000))]
+    pub(crate) keep_alive_ms: u64,
+    /// Bytes of a request's body. An instance holds it several times over: more needs more of `limits.memory`.
+    #[schemars(range(min = 1024))]
+    pub(crate) max_body_bytes: u64,
+    /// Bytes of earlier turns, as they are kept, that a request may bring together. With `truncation: "auto"` the turns
+    /// before are left out.
+    #[schemars(range(min = 1024))]
+    pub(crate) max_context_bytes: u64,
+    /// Messages of earlier turns that an agent is told of with `truncation: "auto"`.
+    #[schemars(range(min = 1))]
+    pub(crate) truncated_to: usize,
+    /// Messages of earlier turns that a request without it may bring together: more is a 400.
+    #[schemars(range(min = 1))]
+    pub(crate) max_messages: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            aliases: BTreeMap::new(),
+            owned_by: "plugway".to_owned(),
+            keep_hours: 720,
+            keep_alive_ms: 15_000,
+            max_body_bytes: 4 << 20,
+            max_context_bytes: 6 << 20,
+            truncated_to: 100,
+            max_messages: 2_000,
+        }
+    }
+}
+
+impl Config {
+    /// Says what is wrong with it.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let least = [
+            ("keep_hours", u64::from(self.keep_hours), 1),
+            ("keep_alive_ms", self.keep_alive_ms, 1000),
+            ("max_body_bytes", self.max_body_bytes, 1024),
+            ("max_context_bytes", self.max_context_bytes, 1024),
+            ("truncated_to", self.truncated_to as u64, 1),
+            ("max_messages", self.max_messages as u64, 1),
+        ];
+        match least.into_iter().find(|(_, value, least)| value < least) {
+            Some((name, _, least)) => Err(format!("{name}: must be at least {least}")),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn keep(&self) -> Duration {
+        Duration::from_secs(u64::from(self.keep_hours) * 3600)
+    }
+
+    pub(crate) fn keep_alive(&self) -> Duration {
+        Duration::from_millis(self.keep_alive_ms)
+    }
+}
