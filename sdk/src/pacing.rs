@@ -45,6 +45,39 @@ pub fn acquire_all(rates: &[(&str, u32, Duration)], max_wait: Duration) -> Resul
     sys::pacing::acquire(&rates, millis32(max_wait)).map_err(Error::from_raw)
 }
 
+/// What is left of a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Grants that would be given at once.
+    pub remaining: u32,
+    /// How long until one would be; zero while any is left.
+    pub next: Duration,
+    /// How long until all of them would be.
+    pub reset: Duration,
+}
+
+/// What is left of a rate, over all nodes, to tell a caller. Nothing is taken: others may take it meanwhile.
+///
+/// # Errors
+/// As [`acquire`].
+///
+/// ```
+/// # use plugway_sdk::{mock::Mock, pacing};
+/// # use std::time::Duration;
+/// # let _mock = Mock::new();
+/// let minute = Duration::from_secs(60);
+/// assert!(pacing::acquire("caller/ann", 10, minute, Duration::ZERO)?);
+/// let room = pacing::peek("caller/ann", 10, minute)?;
+/// assert_eq!((room.remaining, room.next, room.reset), (9, Duration::ZERO, minute));
+/// # Ok::<(), pacing::Error>(())
+/// ```
+pub fn peek(key: &str, count: u32, per: Duration) -> Result<Room, Error> {
+    let rate = wit::Rate { key: key.to_owned(), count, per_ms: millis32(per) };
+    let wit::Room { remaining, next_ms, reset_ms } = sys::pacing::peek(&rate).map_err(Error::from_raw)?;
+    let [next, reset] = [next_ms, reset_ms].map(|ms| Duration::from_millis(ms.into()));
+    Ok(Room { remaining, next, reset })
+}
+
 /// The platform asked for a pause: nobody gets a grant for `key` before it is over.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::bounds::PACING_KEYS;
-use crate::store::{Pace, Rate, Store, StoreError};
+use crate::store::{Pace, Rate, Room, Store, StoreError};
 
 /// Between two looks for idle keys, when there are too many.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
@@ -80,6 +80,17 @@ impl Lane {
         // A grant is never before one that was given: first come, first served.
         let last = self.grants.back().copied();
         [Some(now), window, last, self.paused_until].into_iter().flatten().max().unwrap_or(now)
+    }
+
+    fn room(&mut self, now: Instant, rate: &Rate) -> Room {
+        let next = self.earliest(now, rate);
+        let used = self.grants.iter().filter(|at| **at + rate.per > now).count();
+        let free = self.grants.back().map_or(now, |last| *last + rate.per);
+        Room {
+            remaining: if next > now { 0 } else { rate.count - used },
+            next: next - now,
+            reset: free.max(next) - now,
+        }
     }
 
     fn take(&mut self, at: Instant, per: Duration) {
@@ -197,6 +208,19 @@ impl Lanes {
         }
     }
 
+    /// What is left of a rate over all nodes, or on this one while the others can't be asked.
+    ///
+    /// # Errors
+    /// Too many keys are in use.
+    pub(crate) async fn peek(&self, rate: &Rate) -> Result<Room, TooManyKeys> {
+        if let Some(pace) = self.store.pace()
+            && let Some(room) = self.told(pace.peek(&self.plugin, rate).await)
+        {
+            return Ok(room);
+        }
+        Ok(self.state().lane(&rate.key)?.room(Instant::now(), rate))
+    }
+
     async fn acquire_here(&self, rates: &[Rate], max_wait: Duration) -> Result<bool, TooManyKeys> {
         let mut now = Instant::now();
         let latest = now + max_wait;
@@ -299,6 +323,25 @@ mod tests {
         assert!(!lanes.acquire(&both, SECOND * 5).await.unwrap(), "the group's minute is full");
         tokio::time::advance(SECOND).await;
         assert!(acquire(&lanes, "chat", 1, Duration::ZERO).await, "nothing of the chat was taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_what_would_be_granted() {
+        let lanes = lanes();
+        let rate = rate("k", 3, SECOND * 60);
+        let room = |remaining, next, reset| Room { remaining, next: SECOND * next, reset: SECOND * reset };
+        assert_eq!(lanes.peek(&rate).await, Ok(room(3, 0, 0)));
+        for left in [2, 1, 0] {
+            assert!(lanes.acquire(std::slice::from_ref(&rate), Duration::ZERO).await.unwrap());
+            let told = lanes.peek(&rate).await.unwrap();
+            assert_eq!((told.remaining, told.reset), (left, SECOND * 60));
+            tokio::time::advance(SECOND * 10).await;
+        }
+        assert_eq!(lanes.peek(&rate).await, Ok(room(0, 30, 50)));
+        tokio::time::advance(SECOND * 40).await;
+        assert_eq!(lanes.peek(&rate).await, Ok(room(2, 0, 10)));
+        lanes.pause("k", SECOND * 20).unwrap();
+        assert_eq!(lanes.peek(&rate).await, Ok(room(0, 20, 20)));
     }
 
     #[tokio::test(start_paused = true)]

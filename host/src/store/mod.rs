@@ -24,7 +24,7 @@ pub use notices::{Notice, Notices};
 pub use outbox::{
     DeadLetter, Delivery, DeliveryId, DeliveryLease, DeliveryTarget, Except, NewWebhook, Outbox, Settlement,
 };
-pub use pace::{Pace, Rate};
+pub use pace::{Pace, Rate, Room};
 pub use queue::{CancelOutcome, Claim, Lease, Submitted, TaskQueue, Turn};
 
 use crate::domain::TaskId;

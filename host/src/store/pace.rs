@@ -17,6 +17,17 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// What is left of a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Grants that would be given at once.
+    pub remaining: usize,
+    /// How long until one would be.
+    pub next: Duration,
+    /// How long until all of them would be.
+    pub reset: Duration,
+}
+
 /// Grants by owner and key: within any window of a key's length lie no more than were asked for, and none lies in a pause.
 #[async_trait]
 pub trait Pace: Send + Sync {
@@ -31,6 +42,12 @@ pub trait Pace: Send + Sync {
         rates: &[Rate],
         max_wait: Duration,
     ) -> Result<Option<Duration>, StoreError>;
+
+    /// What is left of a rate. Nothing is taken.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn peek(&self, owner: &str, rate: &Rate) -> Result<Room, StoreError>;
 
     /// Nobody gets a grant for the key before the time is over; a longer pause stays.
     ///

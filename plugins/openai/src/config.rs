@@ -1,5 +1,6 @@
 //! What the operator may set. Unknown names are refused, so that a typing error does not pass for a setting.
 
+use plugway_sdk::bounds;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, time::Duration};
@@ -18,6 +19,10 @@ pub(crate) struct Config {
     /// Milliseconds without an event after which a stream gets a comment, so that nothing on the way takes it for dead.
     #[schemars(range(min = 1000))]
     pub(crate) keep_alive_ms: u64,
+    /// Requests for an answer that a caller may make within a minute, at most 1000; 0: as many as the gateway takes. Callers
+    /// are told apart by their key, or by their address where no keys are set.
+    #[schemars(range(max = 1000))]
+    pub(crate) requests_per_minute: u32,
     /// Bytes of a request's body. An instance holds it several times over: more needs more of `limits.memory`.
     #[schemars(range(min = 1024))]
     pub(crate) max_body_bytes: u64,
@@ -40,6 +45,7 @@ impl Default for Config {
             owned_by: "plugway".to_owned(),
             keep_hours: 720,
             keep_alive_ms: 15_000,
+            requests_per_minute: 0,
             max_body_bytes: 4 << 20,
             max_context_bytes: 6 << 20,
             truncated_to: 100,
@@ -59,10 +65,13 @@ impl Config {
             ("truncated_to", self.truncated_to as u64, 1),
             ("max_messages", self.max_messages as u64, 1),
         ];
-        match least.into_iter().find(|(_, value, least)| value < least) {
-            Some((name, _, least)) => Err(format!("{name}: must be at least {least}")),
-            None => Ok(()),
+        if let Some((name, _, least)) = least.into_iter().find(|(_, value, least)| value < least) {
+            return Err(format!("{name}: must be at least {least}"));
         }
+        if self.requests_per_minute > bounds::PACING_COUNT {
+            return Err(format!("requests_per_minute: must be at most {}", bounds::PACING_COUNT));
+        }
+        Ok(())
     }
 
     pub(crate) fn keep(&self) -> Duration {

@@ -8,8 +8,10 @@
 //! | `conversations` | conversations: items in order, and turns that are taken one after the other |
 //! | `store` | documents of any length in the plugin's storage |
 //! | `question` | what is asked of an agent, whichever endpoint it came by |
+//! | `limits` | how often a caller may ask |
 //! | `lists` | pages of items |
 //! | `fields` | reading documents whose every fault is named |
+//! | `silence` | how long a stream has said nothing |
 //! | `failure`, `usage` | errors and tokens in the API's words |
 
 mod chat;
@@ -17,10 +19,12 @@ mod config;
 mod conversations;
 mod failure;
 mod fields;
+mod limits;
 mod lists;
 mod models;
 mod question;
 mod responses;
+mod silence;
 mod store;
 mod usage;
 
@@ -40,8 +44,13 @@ impl HttpAdapter for OpenAi {
         match (request.method.as_str(), request.route.as_str()) {
             ("GET", "/v1/models") => models::list(config, reply),
             ("GET", "/v1/models/{id}") => models::retrieve(request, config, reply),
-            ("POST", "/v1/chat/completions") => chat::complete(request, config, reply),
-            ("POST", "/v1/responses") => responses::create(request, config, reply),
+            ("POST", "/v1/chat/completions" | "/v1/responses") => {
+                let Some(reply) = limits::admit(request, config, reply)? else { return Ok(()) };
+                match request.route.as_str() {
+                    "/v1/responses" => responses::create(request, config, reply),
+                    _ => chat::complete(request, config, reply),
+                }
+            }
             ("GET", "/v1/responses/{id}") => responses::retrieve(request, config, reply),
             ("DELETE", "/v1/responses/{id}") => responses::delete(request, reply),
             ("POST", "/v1/responses/{id}/cancel") => responses::cancel(request, config, reply),

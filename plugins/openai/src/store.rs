@@ -2,12 +2,15 @@
 //!
 //! When the quota is full the oldest responses go first: their names begin with the time of their making.
 
-use plugway_sdk::{Error, Result, bounds, kv, warn};
+use plugway_sdk::{Error, Result, bounds, host, kv, warn};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
 /// Responses that make room at a time.
 const EVICTED: u32 = 50;
+/// Bytes that tell the pieces of one writing from those of another; and all that stands before a document in its head.
+const GENERATION: usize = 4;
+const HEAD: usize = 1 + GENERATION;
 /// What all names of responses begin with.
 pub(crate) const RESPONSES: &str = "r/";
 
@@ -24,37 +27,80 @@ pub(crate) fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>> {
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_sized<T: DeserializeOwned>(name: &str) -> Result<Option<(T, u64)>> {
-    let Some(head) = kv::get(&piece(name, 0))? else { return Ok(None) };
-    let Some((&count, first)) = head.value.split_first() else { return Err(torn(name)) };
-    let mut bytes = first.to_vec();
-    for number in 1..count {
-        let Some(next) = kv::get(&piece(name, number))? else { return Err(torn(name)) };
-        bytes.extend_from_slice(&next.value);
+    let mut found = kv::get(&head(name))?;
+    while let Some(kv::Versioned { value, version }) = found {
+        let Some((pieces, first)) = Pieces::read(&value) else { return Err(torn(name)) };
+        if let Some(rest) = pieces.bytes(name)? {
+            let bytes = [first, &rest].concat();
+            let document = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::internal(format!("{name}: {error}")))?;
+            return Ok(Some((document, bytes.len() as u64)));
+        }
+        // There is another one in its place by now, or none.
+        found = kv::get(&head(name))?;
+        if found.as_ref().is_some_and(|again| again.version == version) {
+            return Err(torn(name));
+        }
     }
-    let document =
-        serde_json::from_slice(&bytes).map_err(|error| Error::internal(format!("{name}: {error}")))?;
-    Ok(Some((document, bytes.len() as u64)))
+    Ok(None)
 }
 
 fn torn(name: &str) -> Error {
     Error::internal(format!("{name}: a piece of it is missing"))
 }
 
-/// Stores a document, whatever is there: how many bytes it takes. The first piece, which says how many there are, comes
-/// last.
+/// Which pieces a document has behind its head. Every time it is written they have names of their own: a document is the
+/// old one or the new one, whenever the gateway dies.
+struct Pieces {
+    count: u8,
+    generation: [u8; GENERATION],
+}
+
+impl Pieces {
+    /// What a head says, and the document's first bytes.
+    fn read(head: &[u8]) -> Option<(Self, &[u8])> {
+        let (&count, rest) = head.split_first()?;
+        let (generation, first) = rest.split_first_chunk()?;
+        Some((Self { count, generation: *generation }, first))
+    }
+
+    fn names(&self, document: &str) -> impl Iterator<Item = String> {
+        let generation = u32::from_be_bytes(self.generation);
+        (0..self.count).map(move |number| format!("{document}/{generation:08x}.{number:02x}"))
+    }
+
+    /// What is behind the head; none if a piece is gone.
+    fn bytes(&self, document: &str) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        for piece in self.names(document) {
+            let Some(piece) = kv::get(&piece)? else { return Ok(None) };
+            bytes.extend_from_slice(&piece.value);
+        }
+        Ok(Some(bytes))
+    }
+}
+
+/// Stores a document, whatever is there: how many bytes it takes. The head, which says what pieces there are, comes last.
 ///
 /// # Errors
 /// The store does not answer, or has no room though all responses but this one have gone.
 pub(crate) fn write<T: Serialize + ?Sized>(name: &str, document: &T, keep: Duration) -> Result<u64> {
     let bytes = serde_json::to_vec(document)?;
-    let (first, rest) = bytes.split_at(bytes.len().min(bounds::KV_VALUE - 1));
-    let rest: Vec<_> = rest.chunks(bounds::KV_VALUE).collect();
-    let count = u8::try_from(rest.len() + 1)
+    let (first, rest) = bytes.split_at(bytes.len().min(bounds::KV_VALUE - HEAD));
+    let count = u8::try_from(rest.len().div_ceil(bounds::KV_VALUE))
         .map_err(|_| Error::TooLarge("what has to be stored is larger than 255 MiB".to_owned()))?;
-    for (number, bytes) in (1..count).zip(&rest) {
-        put(&piece(name, number), bytes, keep)?;
+    let mut pieces = Pieces { count, generation: [0; GENERATION] };
+    let before = kv::get(&head(name))?;
+    if count > 0 {
+        pieces.generation.copy_from_slice(&host::random(GENERATION as u32));
+        for (piece, bytes) in pieces.names(name).zip(rest.chunks(bounds::KV_VALUE)) {
+            put(&piece, bytes, keep)?;
+        }
     }
-    put(&piece(name, 0), &[&[count], first].concat(), keep)?;
+    put(&head(name), &[&[count][..], &pieces.generation, first].concat(), keep)?;
+    if let Some((before, _)) = before.as_ref().and_then(|head| Pieces::read(&head.value)) {
+        before.names(name).try_for_each(|piece| kv::delete(&piece))?;
+    }
     Ok(bytes.len() as u64)
 }
 
@@ -91,14 +137,12 @@ fn response_of(key: &str) -> Option<&str> {
 /// # Errors
 /// The store does not answer.
 pub(crate) fn remove(name: &str) -> Result<bool> {
-    let Some(head) = kv::get(&piece(name, 0))? else { return Ok(false) };
-    kv::delete(&piece(name, 0))?;
-    for number in 1..head.value.first().copied().unwrap_or_default() {
-        kv::delete(&piece(name, number))?;
-    }
-    Ok(true)
+    let keys = kv::keys(&format!("{name}/"), None, bounds::KV_KEYS)?;
+    keys.iter().try_for_each(|key| kv::delete(key))?;
+    Ok(!keys.is_empty())
 }
 
-fn piece(name: &str, number: u8) -> String {
-    format!("{name}/{number}")
+/// Comes before all pieces in the order of keys.
+fn head(name: &str) -> String {
+    format!("{name}/")
 }

@@ -334,7 +334,7 @@ fn a_response_that_nobody_waited_for_is_kept_by_its_delivery() {
     mock.deliver(&OpenAi, &mock.submissions()[0].task).unwrap();
     let id = queued["id"].as_str().unwrap();
     assert_eq!(json_of(&get(&mock, &format!("{RESPONSES}/{id}")))["status"], "completed");
-    assert!(mock.stored_keys().iter().any(|key| key.ends_with("/out/0")));
+    assert!(mock.stored_keys().iter().any(|key| key.ends_with("/out/")));
 }
 
 #[test]
@@ -398,7 +398,68 @@ fn what_is_larger_than_an_entry_is_kept_all_the_same() {
     let id = made["id"].as_str().unwrap();
     let kept = json_of(&get(&mock, &format!("{RESPONSES}/{id}")));
     assert_eq!(kept["output"][0]["content"][0]["text"], long);
-    assert!(mock.stored_keys().iter().any(|key| key.ends_with("/out/2")), "{:?}", mock.stored_keys());
+    let pieces = || mock.stored_keys().iter().filter(|key| key.contains("/out/")).count();
+    assert_eq!(pieces(), 3, "{:?}", mock.stored_keys());
+    let delete = mock.request("DELETE", &format!("{RESPONSES}/{id}")).handle(&OpenAi);
+    assert_eq!((delete.status, pieces()), (200, 0));
+}
+
+#[test]
+fn a_long_item_that_is_struck_out_leaves_the_others_whole() {
+    let mock = mock();
+    let long = "long ".repeat(500_000);
+    let items = json!([
+        {"role": "user", "content": "short"},
+        {"role": "user", "content": long},
+        {"role": "user", "content": &long[..5]},
+    ]);
+    let made = json_of(&post(&mock, "/v1/conversations", &json!({"items": items})));
+    let path = format!("/v1/conversations/{}/items", made["id"].as_str().unwrap());
+    let listed = || json_of(&get(&mock, &format!("{path}?order=asc")))["data"].as_array().unwrap().clone();
+    let before = listed();
+    let struck = format!("{path}/{}", before[0]["id"].as_str().unwrap());
+    assert_eq!(mock.request("DELETE", &struck).handle(&OpenAi).status, 200);
+    assert_eq!(listed(), before[1..]);
+    let pieces = mock.stored_keys().iter().filter(|key| key.contains('.')).count();
+    assert_eq!(pieces, 2, "those that it was written in before are gone: {:?}", mock.stored_keys());
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_tell_shows_that_it_lives() {
+    for path in [CHAT, RESPONSES] {
+        let mock = mock();
+        let busy = |script: Script, number: i32| {
+            script.event("progress", json!({"message": number.to_string()})).wait(Duration::from_secs(5))
+        };
+        mock.agent(move |_| (0..12).fold(Script::new().started(), busy).chunks(["done"]).completed("done"));
+        let body = json!({"stream": true, "input": "x", "messages": [{"role": "user", "content": "x"}]});
+        let told = post(&mock, path, &body).text().matches(": keep-alive").count();
+        assert!((3..=4).contains(&told), "{path}: {told} in a minute, with one due after 15 seconds");
+    }
+}
+
+#[test]
+fn a_caller_may_ask_so_often_and_is_told_how_often() {
+    let mock = mock();
+    mock.config(json!({"requests_per_minute": 2}));
+    let ask = |caller: &str| {
+        let body = json!({"messages": [{"role": "user", "content": "x"}]});
+        let answer = mock.post(CHAT).caller(caller).json(&body).handle(&OpenAi);
+        let header = |name: &str| answer.header(&format!("x-ratelimit-{name}-requests")).map(str::to_owned);
+        (answer.status, ["limit", "remaining", "reset"].map(header).map(Option::unwrap_or_default))
+    };
+    let told = |remaining: &str, reset: &str| ["2", remaining, reset].map(str::to_owned);
+    assert_eq!(ask("ann"), (200, told("1", "1m0s")));
+    mock.advance(Duration::from_millis(20_500));
+    assert_eq!(ask("ann"), (200, told("0", "1m0s")));
+    assert_eq!(ask("ann"), (429, told("0", "1m0s")));
+    let refused = mock.post(RESPONSES).caller("ann").json(&json!({"input": "x"})).handle(&OpenAi);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("40")), "both ways are one");
+    assert_eq!(json_of(&refused)["error"]["type"], "rate_limit_error");
+    assert_eq!(ask("bob").0, 200, "others are not held back");
+    assert_eq!(mock.get("/v1/models").caller("ann").handle(&OpenAi).status, 200, "only work is counted");
+    mock.advance(Duration::from_secs(40));
+    assert_eq!(ask("ann").0, 200);
 }
 
 #[test]

@@ -447,7 +447,7 @@ pub(crate) mod pacing {
     use crate::bounds::{
         PACING_COUNT, PACING_KEY, PACING_KEYS, PACING_PAUSE_MS, PACING_RATES, PACING_WINDOW_MS,
     };
-    use raw::pacing::{Error, Rate};
+    use raw::pacing::{Error, Rate, Room};
 
     fn check(fits: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
         if fits { Ok(()) } else { Err(Error::Invalid(what())) }
@@ -457,12 +457,16 @@ pub(crate) mod pacing {
         check(key.len() <= PACING_KEY, || format!("key: has {} bytes", key.len()))
     }
 
+    fn check_rate(rate: &Rate) -> Result<(), Error> {
+        check_key(&rate.key)?;
+        check((1..=PACING_COUNT).contains(&rate.count), || format!("count: {}", rate.count))?;
+        check(rate.per_ms <= PACING_WINDOW_MS, || format!("per-ms: {}", rate.per_ms))
+    }
+
     fn check_rates(rates: &[Rate], max_wait_ms: u32) -> Result<(), Error> {
         check((1..=PACING_RATES).contains(&rates.len()), || format!("rates: {}", rates.len()))?;
         for (index, rate) in rates.iter().enumerate() {
-            check_key(&rate.key)?;
-            check((1..=PACING_COUNT).contains(&rate.count), || format!("count: {}", rate.count))?;
-            check(rate.per_ms <= PACING_WINDOW_MS, || format!("per-ms: {}", rate.per_ms))?;
+            check_rate(rate)?;
             let again = rates[..index].iter().any(|other| other.key == rate.key);
             check(!again, || format!("key: {:?} is named twice", rate.key))?;
         }
@@ -502,6 +506,23 @@ pub(crate) mod pacing {
             }
             state.now_ms = at_ms;
             Ok(true)
+        })
+    }
+
+    pub(crate) fn peek(rate: &Rate) -> Result<Room, Error> {
+        import(|state| {
+            check_rate(rate)?;
+            let (now_ms, per_ms) = (state.now_ms, u64::from(rate.per_ms));
+            let pace = state.lane(&rate.key)?;
+            let ends =
+                pace.grants.iter().map(|at| at + per_ms).filter(|end| *end > now_ms).collect::<Vec<_>>();
+            let count = rate.count as usize;
+            let full = ends.len().checked_sub(count).map_or(0, |oldest| ends[oldest]);
+            let next = now_ms.max(full).max(pace.paused_until);
+            let reset = ends.last().map_or(next, |last| next.max(*last));
+            let left = |at: u64| u32::try_from(at - now_ms).unwrap_or(u32::MAX);
+            let remaining = if next > now_ms { 0 } else { rate.count - ends.len() as u32 };
+            Ok(Room { remaining, next_ms: left(next), reset_ms: left(reset) })
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Pace, Rate, StoreError};
+use super::super::{Pace, Rate, Room, StoreError};
 use super::RedisStore;
 use super::link::Again;
 use crate::domain::millis;
@@ -29,6 +29,18 @@ impl Pace for RedisStore {
             return Ok(None);
         }
         Ok(Some(self.line.understood(|| super::reply::number(&wait).map(Duration::from_millis))?))
+    }
+
+    async fn peek(&self, owner: &str, rate: &Rate) -> Result<Room, StoreError> {
+        let arguments = |cmd: &mut redis::Cmd| {
+            cmd.arg(owner).arg(&rate.key).arg(rate.count).arg(millis(rate.per));
+        };
+        let mut words = self.line.run(|scripts| &scripts.peek, arguments, Again::Yes).await?;
+        self.line.understood(|| {
+            let mut next = || super::reply::number(&words.text()?);
+            let (remaining, [next, reset]) = (next()?, [next()?, next()?].map(Duration::from_millis));
+            Ok(Room { remaining: usize::try_from(remaining).unwrap_or(usize::MAX), next, reset })
+        })
     }
 
     async fn pause(&self, owner: &str, key: &str, length: Duration) -> Result<(), StoreError> {

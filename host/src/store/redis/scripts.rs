@@ -90,6 +90,7 @@ scripts!(
     renew_delivery,
     replay,
     reserve,
+    peek,
     settle,
     submit,
     sweep,

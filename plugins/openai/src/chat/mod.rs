@@ -9,9 +9,10 @@ use crate::{
     fields::document,
     models,
     question::{idempotency_key, refused, session},
+    silence::Silence,
 };
 use answer::Answer;
-use plugway_sdk::{Body, Error, EventKind, Events, Next, Reason, Reply, Request, Result, Submitted};
+use plugway_sdk::{Body, Error, EventKind, Events, Next, Reply, Request, Result};
 use request::ChatRequest;
 use std::time::Duration;
 
@@ -44,20 +45,11 @@ pub(crate) fn complete(request: &Request, config: &Config, reply: Reply) -> Resu
             Err(ended) => ended.answer(reply),
         }
     };
-    if let Err(Error::Closed(reason)) = &told
-        && !stays
-    {
-        give_up(&task, *reason)?;
-    }
-    told
-}
-
-/// Nobody waits for the answer any more.
-fn give_up(task: &Submitted, reason: Reason) -> Result<()> {
-    if matches!(reason, Reason::PeerGone | Reason::Deadline) {
+    if matches!(told, Err(Error::Closed(_))) && !stays {
+        // Nobody waits for the answer any more.
         task.cancel()?;
     }
-    Ok(())
+    told
 }
 
 /// Waits for the end.
@@ -84,23 +76,24 @@ fn tell(
     answer.include_usage(include_usage);
     let mut reply = Some(reply);
     let mut body: Option<Body> = None;
+    let mut silence = Silence::begin(BEGIN);
     loop {
-        let wait = if body.is_none() { BEGIN } else { config.keep_alive() };
-        let next = match events.next_within(Some(wait)) {
+        let next = match events.next_within(Some(silence.left())) {
             Ok(next) => next,
             Err(error) => return broken(reply, body, error.into()),
         };
         let kind = match next {
             Next::Ended => return Err(Error::internal("the task ended without a last event")),
             Next::Event(event) => event.kind,
-            _ if body.is_none() => {
-                begin(&mut reply, &mut body, &answer)?;
-                continue;
-            }
             _ => {
-                if let Some(body) = &mut body {
-                    body.write(": keep-alive\n\n")?;
+                match &mut body {
+                    Some(body) => body.write(": keep-alive\n\n")?,
+                    None => {
+                        begin(&mut reply, &mut body, &answer)?;
+                        silence = Silence::begin(config.keep_alive());
+                    }
                 }
+                silence.broken();
                 continue;
             }
         };
@@ -121,7 +114,11 @@ fn tell(
             }
             kind => {
                 if let Some(chunks) = answer.chunks(kind) {
-                    begin(&mut reply, &mut body, &answer)?;
+                    if body.is_none() {
+                        begin(&mut reply, &mut body, &answer)?;
+                        silence = Silence::begin(config.keep_alive());
+                    }
+                    silence.broken();
                     if let Some(body) = &mut body {
                         body.write(chunks)?;
                     }

@@ -9,8 +9,8 @@ use plugway_sdk::{Error, Event, EventKind, Executor, ToolCompleted, ToolStarted}
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// Where a stream's events go: number, name, and the whole event.
-pub(super) type Tell<'a> = dyn FnMut(u64, &str, Value) -> Result<(), Error> + 'a;
+/// Where a stream's events go: number, name, and the whole event as JSON.
+pub(super) type Tell<'a> = dyn FnMut(u64, &str, &str) -> Result<(), Error> + 'a;
 
 /// What has come of a response so far.
 #[derive(Debug)]
@@ -24,13 +24,18 @@ pub(super) struct Growth<'a> {
     /// All text of its messages.
     all: String,
     next: u64,
+    /// The last event's number is at least this, for whoever was told so many before.
+    last_from: u64,
     said: bool,
+    untold: bool,
 }
 
 #[derive(Debug)]
 struct Open {
     kind: OpenKind,
     text: String,
+    /// What the events of its deltas begin with.
+    head: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +44,18 @@ enum OpenKind {
     Reasoning,
 }
 
+impl OpenKind {
+    /// Name of the events that tell a piece of it.
+    fn delta(self) -> &'static str {
+        match self {
+            Self::Message => "response.output_text.delta",
+            Self::Reasoning => "response.reasoning_summary_text.delta",
+        }
+    }
+}
+
 impl<'a> Growth<'a> {
-    /// One that has not begun.
-    pub(super) fn new(base: &'a Base) -> Self {
+    fn new(base: &'a Base) -> Self {
         Self {
             base,
             items: Vec::new(),
@@ -49,8 +63,20 @@ impl<'a> Growth<'a> {
             calls: Vec::new(),
             all: String::new(),
             next: 0,
+            last_from: 0,
             said: false,
+            untold: false,
         }
+    }
+
+    /// One that has not begun, for a stream from behind a number.
+    pub(super) fn behind(base: &'a Base, after: Option<u64>) -> Self {
+        Self { last_from: after.map_or(0, |after| after.saturating_add(1)), ..Self::new(base) }
+    }
+
+    /// One that has not begun, and that nobody follows.
+    pub(super) fn untold(base: &'a Base) -> Self {
+        Self { untold: true, ..Self::new(base) }
     }
 
     /// Whether the agent has said anything.
@@ -62,7 +88,7 @@ impl<'a> Growth<'a> {
     /// number of an earlier one is told all of it.
     pub(super) fn restart(&mut self, attempt: u32) {
         let first = u64::from(attempt.saturating_sub(1)) << 20;
-        *self = Self { next: self.next.max(first), ..Self::new(self.base) };
+        *self = Self { next: self.next.max(first), untold: self.untold, ..Self::new(self.base) };
     }
 
     /// The number of the next event of a stream.
@@ -76,10 +102,21 @@ impl<'a> Growth<'a> {
     }
 
     fn tell(&mut self, tell: &mut Tell<'_>, name: &str, mut event: Value) -> Result<(), Error> {
+        if self.untold {
+            return Ok(());
+        }
         event["type"] = name.into();
         event["sequence_number"] = self.next.into();
         self.next += 1;
-        tell(self.next - 1, name, event)
+        tell(self.next - 1, name, &event.to_string())
+    }
+
+    /// Tells a piece of what is said: most events are one, so that it is put together from what stays the same.
+    fn tell_delta(&mut self, tell: &mut Tell<'_>, text: &str) -> Result<(), Error> {
+        let Some(open) = self.open.as_ref().filter(|_| !self.untold) else { return Ok(()) };
+        let (head, delta, number) = (&open.head, serde_json::to_string(text)?, self.next);
+        self.next += 1;
+        tell(number, open.kind.delta(), &format!("{head},\"delta\":{delta},\"sequence_number\":{number}}}"))
     }
 
     /// Says that it is there.
@@ -137,6 +174,7 @@ impl<'a> Growth<'a> {
     }
 
     fn end(&mut self, outcome: Outcome, tell: &mut Tell<'_>) -> Result<Option<Outcome>, Error> {
+        self.next = self.next.max(self.last_from);
         let name = match outcome.status.as_str() {
             "completed" => "response.completed",
             "failed" => "response.failed",
@@ -182,35 +220,28 @@ impl<'a> Growth<'a> {
             };
             let id = item["id"].clone();
             let at = self.add(item, tell)?;
+            let mut head = json!({"type": kind.delta(), "item_id": id, "output_index": at, place: 0});
+            if kind == OpenKind::Message {
+                head["logprobs"] = json!([]);
+            }
+            let mut head = head.to_string();
+            head.pop();
             let event = json!({"item_id": id, "output_index": at, place: 0, "part": part});
             self.tell(tell, name, event)?;
-            self.open = Some(Open { kind, text: String::new() });
+            self.open = Some(Open { kind, text: String::new(), head });
         }
-        let at = self.items.len() - 1;
-        let id = self.items[at]["id"].clone();
         if let Some(open) = &mut self.open {
             open.text.push_str(text);
         }
         if kind == OpenKind::Message {
             self.all.push_str(text);
         }
-        match kind {
-            OpenKind::Message => self.tell(
-                tell,
-                "response.output_text.delta",
-                json!({"item_id": id, "output_index": at, "content_index": 0, "delta": text, "logprobs": []}),
-            ),
-            OpenKind::Reasoning => self.tell(
-                tell,
-                "response.reasoning_summary_text.delta",
-                json!({"item_id": id, "output_index": at, "summary_index": 0, "delta": text}),
-            ),
-        }
+        self.tell_delta(tell, text)
     }
 
     /// Ends the message or the thought that is going on.
     fn close(&mut self, tell: &mut Tell<'_>) -> Result<(), Error> {
-        let Some(Open { kind, text }) = self.open.take() else { return Ok(()) };
+        let Some(Open { kind, text, .. }) = self.open.take() else { return Ok(()) };
         // Calls may have come behind it.
         let Some(at) = self.items.iter().rposition(|item| item["status"] == "in_progress" && is(item, kind))
         else {

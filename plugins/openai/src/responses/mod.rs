@@ -14,16 +14,17 @@ use crate::{
     lists,
     models::{self, Model},
     question::{Question, idempotency_key, refused, session},
+    silence::Silence,
 };
 use growth::Growth;
 use object::{Base, Outcome};
+use plugway_sdk::TaskRef;
 use plugway_sdk::prelude::*;
-use plugway_sdk::{Reason, TaskRef};
 use record::Record;
 use request::ResponseRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{cell::Cell, time::Duration};
+use std::time::Duration;
 
 /// How long a delivery looks out for the record of its response.
 const RECORDED: u64 = 60;
@@ -56,9 +57,8 @@ pub(crate) fn create(request: &Request, config: &Config, reply: Reply) -> Result
             Err(ended) => ended.answer(reply),
         }
     };
-    if let Err(Error::Closed(Reason::PeerGone | Reason::Deadline)) = &told
-        && !stays
-    {
+    if matches!(told, Err(Error::Closed(_))) && !stays {
+        // Nobody waits for it any more.
         record.task().cancel()?;
     }
     told
@@ -139,7 +139,8 @@ fn submit(request: &Request, config: &Config, asked: ResponseRequest, model: &Mo
             }
             return Err(error);
         }
-        Ok((record, task.duplicate))
+        // Whoever asked first has died before it was kept, or is about to keep the same.
+        Ok((record, false))
     })();
     if let Some(joined) = joined {
         // A repeated request is in the line already, or has left it.
@@ -212,7 +213,7 @@ pub(crate) fn too_large(config: &Config) -> Error {
 
 /// Waits for the end, though nothing is kept.
 fn gather(record: &Record) -> Result<Outcome, Ended> {
-    let mut growth = Growth::new(&record.base);
+    let mut growth = Growth::untold(&record.base);
     for event in record.task().events() {
         let event = event?;
         match &event.kind {
@@ -240,28 +241,24 @@ fn tell(
     reply: Reply,
 ) -> Result<()> {
     let mut body = reply.events();
-    let mut growth = Growth::new(&record.base);
+    let mut growth = Growth::behind(&record.base, after);
     // Its log is forgotten: fewer events are left than were told.
-    let forgotten = Cell::new(true);
+    let mut forgotten = true;
     let mut lost = false;
-    let write = |body: &mut Body, number: u64, name: &str, mut event: Value| {
-        let last = matches!(name, "response.completed" | "response.failed" | "response.incomplete");
-        match after {
-            Some(after) if number <= after && !(last && forgotten.get()) => return Ok(()),
-            // The last one tells everything.
-            Some(after) if number <= after => event["sequence_number"] = (after + 1).into(),
-            _ => {}
-        }
-        body.event(Some(name), None, &event.to_string())
+    let mut silence = Silence::begin(config.keep_alive());
+    let write = |body: &mut Body, number: u64, name: &str, event: &str| match after {
+        Some(after) if number <= after => Ok(()),
+        _ => body.event(Some(name), None, event),
     };
     growth.begin(&mut |number, name, event| write(&mut body, number, name, event))?;
     let mut events = record.task().events();
     loop {
-        let event = match events.next_within(Some(config.keep_alive())) {
+        let event = match events.next_within(Some(silence.left())) {
             Ok(Next::Event(event)) => event,
             Ok(Next::Ended) => break,
             Ok(_) => {
                 body.write(": keep-alive\n\n")?;
+                silence.broken();
                 continue;
             }
             Err(Error::Gap { .. }) => {
@@ -272,17 +269,20 @@ fn tell(
             Err(error) => return Err(error),
         };
         if let EventKind::Started(started) = &event.kind {
-            forgotten.set(false);
+            forgotten = false;
             if started.attempt > 1 && growth.has_said() {
                 return broken(body, &growth, &Error::Restarted);
             }
             growth.restart(started.attempt);
         }
         // What is known has more than a last event alone.
-        if event.is_terminal() && (forgotten.get() || lost) && known.is_some() {
+        if event.is_terminal() && (forgotten || lost) && known.is_some() {
             break;
         }
-        let mut told = |number: u64, name: &str, event: Value| write(&mut body, number, name, event);
+        let mut told = |number: u64, name: &str, event: &str| {
+            silence.broken();
+            write(&mut body, number, name, event)
+        };
         if growth.take(event, &mut told)?.is_some() {
             return Ok(());
         }

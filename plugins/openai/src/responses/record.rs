@@ -103,7 +103,7 @@ impl Record {
         if let Some(outcome) = store::read(&came(self.base.key()))? {
             return Ok(outcome);
         }
-        let mut growth = Growth::new(&self.base);
+        let mut growth = Growth::untold(&self.base);
         for event in self.task().events() {
             let event = match event {
                 // What is left is better than nothing: the last event has the whole text.

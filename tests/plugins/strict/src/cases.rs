@@ -77,6 +77,13 @@ fn rates(case: Report) {
     let rates: Vec<_> = keys.iter().map(|key| (key.as_str(), 1, SECOND)).collect();
     acquire("the most rates", "taken", &rates[1..], SECOND);
     acquire("more rates", "invalid", &rates, SECOND);
+    let mut room = |name: &str, expected, key: &str, count, per| {
+        case(name, expected, word(pacing::peek(key, count, per), said));
+    };
+    room("the largest rate's room", "taken", &key, bounds::PACING_COUNT, window);
+    room("a longer key's room", "invalid", &long(bounds::PACING_KEY + 1), 1, SECOND);
+    room("the room of no grants", "invalid", "k", 0, SECOND);
+    room("a longer window's room", "invalid", "k", 1, window + over);
     case("the longest pause", "taken", word(pacing::pause("paused", longest_pause), said));
     case("a longer pause", "invalid", word(pacing::pause("paused", longest_pause + over), said));
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::super::{
-    CancelOutcome, EventLog, Except, Notice, Notices, Outbox, Pace, Rate, Settlement, Store, StoreError,
-    TaskQueue,
+    CancelOutcome, EventLog, Except, Notice, Notices, Outbox, Pace, Rate, Room, Settlement, Store,
+    StoreError, TaskQueue,
 };
 use super::*;
 use crate::domain::{Kind, Position, TaskId};
@@ -330,11 +330,21 @@ async fn rates_and_pauses_hold_over_all_nodes() {
     );
     let wait = b.reserve("bot", &both, Duration::from_secs(61)).await.unwrap().unwrap();
     assert!(wait > Duration::from_secs(55), "{wait:?}");
+    let room = b.peek("bot", &both[1]).await.unwrap();
+    assert_eq!((room.remaining, room.next), (0, wait.min(room.next)), "others wait behind one that waits");
     let free = [rate("free", 5)];
+    let untouched = Room { remaining: 5, next: Duration::ZERO, reset: Duration::ZERO };
+    assert_eq!(b.peek("bot", &free[0]).await.unwrap(), untouched);
+    assert_eq!(a.reserve("bot", &free, Duration::ZERO).await.unwrap(), Some(Duration::ZERO));
+    let room = b.peek("bot", &free[0]).await.unwrap();
+    assert_eq!((room.remaining, room.next), (4, Duration::ZERO));
+    assert!(room.reset > Duration::from_secs(55) && room.reset <= Duration::from_secs(60), "{room:?}");
     b.pause("bot", "free", Duration::from_secs(40)).await.unwrap();
     b.pause("bot", "free", Duration::from_secs(1)).await.unwrap();
     assert!(a.is_paused("bot", &free).await.unwrap() && !a.is_paused("bot", &both).await.unwrap());
     assert_eq!(a.reserve("bot", &free, Duration::from_secs(20)).await.unwrap(), None);
+    let room = b.peek("bot", &free[0]).await.unwrap();
+    assert!(room.remaining == 0 && room.next > Duration::from_secs(35), "paused: {room:?}");
     let wait = a.reserve("bot", &free, Duration::from_secs(41)).await.unwrap().unwrap();
     assert!(wait > Duration::from_secs(35), "{wait:?}");
 }
