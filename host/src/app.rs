@@ -139,6 +139,7 @@ impl Gateway {
         background.spawn(part("the outbox worker", &wrap_up).run(deliver));
         let maintenance = Maintenance {
             retention: Retention { events: config.store.event_retention, tasks: config.store.task_retention },
+            sweep_every: config.store.sweep_every,
             ..Maintenance::default()
         };
         let maintain = worker::maintain(store.clone(), maintenance, stop.clone());

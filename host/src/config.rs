@@ -107,6 +107,9 @@ pub struct StoreConfig {
     /// Ended tasks and all that goes with them.
     #[serde(with = "humantime_serde")]
     pub task_retention: Duration,
+    /// Time between two looks for what is older than its retention.
+    #[serde(with = "humantime_serde")]
+    pub sweep_every: Duration,
 }
 
 /// Kinds of stores.
@@ -225,6 +228,7 @@ impl Config {
             ("stream.heartbeat", self.stream.heartbeat),
             ("stream.write_timeout", self.stream.write_timeout),
             ("workers.lease", self.workers.lease),
+            ("store.sweep_every", self.store.sweep_every),
             ("workers.task_deadline", self.workers.task_deadline),
             ("store.timeout", self.store.timeout),
         ];

@@ -196,27 +196,41 @@ async fn who_leaves_stops_the_agent_within_a_second_unless_the_answer_is_kept() 
     stopped("/v1/responses", json!({"model": "echo", "background": true, "input": "/sleep 1m"}), false).await;
 }
 
+/// How many are stored; 100,000 take a quarter of an hour.
+fn stored() -> usize {
+    std::env::var("PLUGWAY_STORED").map_or(2_000, |count| count.parse().expect("PLUGWAY_STORED: a number"))
+}
+
 #[tokio::test]
-async fn the_oldest_responses_make_room_for_new_ones() {
-    let gateway = builder().set("plugins.openai.limits.kv", "256KiB").start().await;
-    let ask = |number: usize| {
-        let text = format!("{number} {}", "x".repeat(8 << 10));
-        let body = json!({"model": "echo", "input": text});
-        let gateway = &gateway;
-        async move {
-            let response = post(gateway, "/v1/responses", &body).await.expect(200).json();
-            response["id"].as_str().expect("an id").to_owned()
-        }
+async fn stored_responses_keep_to_the_quota_and_expire_by_their_time() {
+    const AGE: Duration = Duration::from_secs(10);
+    const AT_ONCE: usize = 20;
+    let quota = 200 * stored() as u64;
+    // Without keys, since its figures are asked for.
+    let gateway = Gateway::builder().plugin("openai").set("agents.echo.chunk_delay", "0s");
+    let gateway = gateway.set("plugins.openai.config.keep_seconds", AGE.as_secs() as i64);
+    let gateway = gateway.set("plugins.openai.limits.kv", i64::try_from(quota).expect("a size"));
+    let gateway = gateway.set("store.sweep_every", "1s").start().await;
+    let ask = async |number: usize| {
+        let body = json!({"model": "echo", "input": number.to_string()});
+        let response = post(&gateway, "/v1/responses", &body).await.expect(200).json();
+        response["id"].as_str().expect("an id").to_owned()
     };
-    let mut ids = Vec::new();
-    for number in 0..40 {
-        ids.push(ask(number).await);
+    let used =
+        async || gateway.metrics().await.sum("plugway_plugin_storage_bytes", &["plugin=\"openai\""]) as u64;
+    let status = async |id: &str| get(&gateway, &format!("/v1/responses/{id}")).await.status;
+    let (mut ids, mut most) = (Vec::new(), 0);
+    for first in (0..stored()).step_by(AT_ONCE) {
+        ids.extend(join_all((first..first + AT_ONCE).map(ask)).await);
+        most = most.max(used().await);
+        assert_eq!(status(ids.last().expect("one")).await, 200, "what was just stored is there");
     }
-    let status = |id: &str| {
-        let path = format!("/v1/responses/{id}");
-        let gateway = &gateway;
-        async move { get(gateway, &path).await.status }
-    };
+    assert!(most > quota / 2 && most <= quota, "at most {most} of {quota} bytes were used");
     assert_eq!(status(&ids[0]).await, 404, "the first one has gone");
-    assert_eq!(status(&ids[39]).await, 200, "the last one is there");
+    let all_gone = async || match used().await {
+        0 => Ok(()),
+        bytes => Err(format!("{bytes} bytes are still stored")),
+    };
+    eventually(DEADLINE, all_gone).await;
+    assert_eq!(status(ids.last().expect("one")).await, 404);
 }

@@ -84,4 +84,10 @@ pub trait Kv: Send + Sync {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<String>, StoreError>;
+
+    /// Owners that have something, and the bytes of their keys and values; what has expired counts until it is swept.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn usage(&self) -> Result<Vec<(String, u64)>, StoreError>;
 }

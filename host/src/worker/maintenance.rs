@@ -1,5 +1,6 @@
 //! Upkeep of the store while the gateway runs: forgetting what is older than its retention, and the gauges.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,11 +39,15 @@ pub async fn maintain(store: Arc<dyn Store>, config: Maintenance, shutdown: Canc
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gauges = interval(config.gauge_every);
     gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut owners = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            _ = gauges.tick() => measure(&*store).await,
+            _ = gauges.tick() => {
+                measure(&*store).await;
+                measure_usage(&*store, &mut owners).await;
+            }
             _ = sweeps.tick() => tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sweep(&*store, config.retention) => {}
@@ -57,6 +62,21 @@ async fn measure(store: &dyn Store) {
         gauge!("plugway_tasks_queued").set(backlog.queued as f64);
         gauge!("plugway_deliveries_pending").set(backlog.deliveries as f64);
         gauge!("plugway_deliveries_dead").set(backlog.dead as f64);
+    }
+}
+
+/// Shows what plugins have stored. One that has nothing any more is shown with nothing.
+async fn measure_usage(store: &dyn Store, owners: &mut BTreeSet<String>) {
+    let Ok(usage) = store.usage().await else { return };
+    let show = |plugin: &str, bytes: u64| {
+        gauge!("plugway_plugin_storage_bytes", "plugin" => plugin.to_owned()).set(bytes as f64);
+    };
+    for gone in owners.iter().filter(|owner| usage.iter().all(|(found, _)| found != *owner)) {
+        show(gone, 0);
+    }
+    for (plugin, bytes) in usage {
+        show(&plugin, bytes);
+        owners.insert(plugin);
     }
 }
 

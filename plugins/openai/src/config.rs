@@ -13,9 +13,9 @@ pub(crate) struct Config {
     pub(crate) aliases: BTreeMap<String, String>,
     /// What `owned_by` of a model says.
     pub(crate) owned_by: String,
-    /// Hours for which responses and conversations are kept after they were last written to.
+    /// Seconds for which responses and conversations are kept after they were last written to.
     #[schemars(range(min = 1))]
-    pub(crate) keep_hours: u32,
+    pub(crate) keep_seconds: u32,
     /// Milliseconds without an event after which a stream gets a comment, so that nothing on the way takes it for dead.
     #[schemars(range(min = 1000))]
     pub(crate) keep_alive_ms: u64,
@@ -43,7 +43,7 @@ impl Default for Config {
         Self {
             aliases: BTreeMap::new(),
             owned_by: "plugway".to_owned(),
-            keep_hours: 720,
+            keep_seconds: 30 * 24 * 3600,
             keep_alive_ms: 15_000,
             requests_per_minute: 0,
             max_body_bytes: 4 << 20,
@@ -58,7 +58,7 @@ impl Config {
     /// Says what is wrong with it.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let least = [
-            ("keep_hours", u64::from(self.keep_hours), 1),
+            ("keep_seconds", u64::from(self.keep_seconds), 1),
             ("keep_alive_ms", self.keep_alive_ms, 1000),
             ("max_body_bytes", self.max_body_bytes, 1024),
             ("max_context_bytes", self.max_context_bytes, 1024),
@@ -75,7 +75,7 @@ impl Config {
     }
 
     pub(crate) fn keep(&self) -> Duration {
-        Duration::from_secs(u64::from(self.keep_hours) * 3600)
+        Duration::from_secs(self.keep_seconds.into())
     }
 
     pub(crate) fn keep_alive(&self) -> Duration {

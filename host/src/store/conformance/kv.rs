@@ -109,6 +109,24 @@ pub(crate) async fn a_quota_counts_keys_and_values_and_what_is_gone_no_more<F: F
     clock.advance(HOUR);
     assert_eq!(put("f", 10, None).await, None);
     assert_eq!(put("g", 0, None).await, Some((20, 20, 1)));
+    let owned = |owner: &str, bytes| (owner.to_owned(), bytes);
+    assert_eq!(store.usage().await.unwrap(), [owned("other", 20), owned("plug", 20)]);
+    for key in ["a", "f"] {
+        store.delete("plug", key).await.unwrap();
+    }
+    assert_eq!(store.usage().await.unwrap(), [owned("other", 20)], "whoever has nothing is not named");
+}
+
+pub(crate) async fn much_that_has_expired_at_once_makes_room_for_what_is_written<F: Fixture>() {
+    let fixture = F::new(ROOMY).await;
+    let (store, clock) = (fixture.store(), fixture.clock());
+    let quota = KvQuota { bytes: 3_000 * 10 };
+    for number in 0..3_000 {
+        store.put("plug", &format!("{number:06}"), vec![7; 4], None, Some(HOUR), quota).await.unwrap();
+    }
+    clock.advance(HOUR);
+    store.put("plug", "large!", vec![7; 3_000 * 10 - 6], None, None, quota).await.unwrap();
+    assert_eq!(store.usage().await.unwrap(), [("plug".to_owned(), quota.bytes)]);
 }
 
 pub(crate) async fn keys_are_listed_by_prefix_in_byte_order<F: Fixture>() {

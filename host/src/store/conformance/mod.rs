@@ -95,6 +95,7 @@ macro_rules! conformance_suite {
             a_kv_version_never_comes_back,
             an_expired_entry_is_absent,
             a_quota_counts_keys_and_values_and_what_is_gone_no_more,
+            much_that_has_expired_at_once_makes_room_for_what_is_written,
             keys_are_listed_by_prefix_in_byte_order,
             owners_do_not_see_each_others_entries,
             events_are_forgotten_before_their_task,

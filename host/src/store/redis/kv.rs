@@ -130,4 +130,21 @@ impl Kv for RedisStore {
         }
         Ok(keys)
     }
+
+    async fn usage(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let line = &self.line;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HGETALL").arg(format!("{}:usage", line.base));
+        let mut answers = line.read(&pipeline).await?;
+        let mut usage = line.understood(|| {
+            let mut words = Words::of(answers.next().unwrap_or_default())?.texts()?.into_iter();
+            let mut usage = Vec::new();
+            while let (Some(owner), Some(bytes)) = (words.next(), words.next()) {
+                usage.push((owner, number(&bytes)?));
+            }
+            Ok(usage)
+        })?;
+        usage.sort_unstable();
+        Ok(usage)
+    }
 }

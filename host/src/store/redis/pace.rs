@@ -36,11 +36,11 @@ impl Pace for RedisStore {
             cmd.arg(owner).arg(&rate.key).arg(rate.count).arg(millis(rate.per));
         };
         let mut words = self.line.run(|scripts| &scripts.peek, arguments, Again::Yes).await?;
-        self.line.understood(|| {
-            let mut next = || super::reply::number(&words.text()?);
-            let (remaining, [next, reset]) = (next()?, [next()?, next()?].map(Duration::from_millis));
-            Ok(Room { remaining: usize::try_from(remaining).unwrap_or(usize::MAX), next, reset })
-        })
+        let room = self.line.understood(|| {
+            let (remaining, next, reset) = (words.number()?, words.number()?, words.number()?);
+            Ok(Room { remaining, next: Duration::from_millis(next), reset: Duration::from_millis(reset) })
+        })?;
+        Ok(room)
     }
 
     async fn pause(&self, owner: &str, key: &str, length: Duration) -> Result<(), StoreError> {

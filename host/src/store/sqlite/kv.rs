@@ -87,6 +87,16 @@ impl Kv for SqliteStore {
             })
             .await
     }
+
+    async fn usage(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.readers
+            .read(|conn| {
+                conn.prepare_cached("SELECT owner, bytes FROM kv_usage WHERE bytes > 0 ORDER BY owner")?
+                    .query_map([], |row| Ok((row.get(0)?, uint(row.get(1)?))))?
+                    .collect()
+            })
+            .await
+    }
 }
 
 fn put(
@@ -118,8 +128,7 @@ fn put(
     let old = found.map_or(0, |(_, _, value)| key_bytes + value);
     let needed = key_bytes + int(value.len() as u64) - old;
     let mut used = usage(tx, owner)?;
-    if needed > 0 && uint(used + needed) > quota.bytes {
-        forget_expired(tx, owner, key)?;
+    while needed > 0 && uint(used + needed) > quota.bytes && forget_expired(tx, owner, key)? {
         used = usage(tx, owner)?;
     }
     if needed > 0 && uint(used + needed) > quota.bytes {
@@ -149,18 +158,20 @@ pub(super) fn add_usage(tx: &Tx<'_>, owner: &str, bytes: i64) -> rusqlite::Resul
     tx.conn.prepare_cached(sql)?.execute(params![owner, bytes]).map(drop)
 }
 
-/// Makes room: what has expired is as good as absent, so it must not count. The key that is about to be written
-/// stays, since its bytes are reckoned with already.
-fn forget_expired(tx: &Tx<'_>, owner: &str, except: &str) -> rusqlite::Result<()> {
+/// Makes some room: what has expired is as good as absent, so it must not count. The key that is about to be written
+/// stays, since its bytes are reckoned with already. False: there was nothing of the owner's to forget.
+fn forget_expired(tx: &Tx<'_>, owner: &str, except: &str) -> rusqlite::Result<bool> {
     // By expiry, not by owner: an owner may have many entries, of expired ones there are few.
-    let sql = "DELETE FROM kv WHERE +owner = ?1 AND expires_ms <= ?2 AND key <> ?3
+    let sql = "DELETE FROM kv WHERE rowid IN (SELECT rowid FROM kv
+                   WHERE +owner = ?1 AND expires_ms <= ?2 AND key <> ?3 LIMIT 500)
                RETURNING length(CAST(key AS BLOB)) + length(value)";
     let freed: Vec<i64> = tx
         .conn
         .prepare_cached(sql)?
         .query_map(params![owner, int(tx.now), except], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    add_usage(tx, owner, -freed.iter().sum::<i64>())
+    add_usage(tx, owner, -freed.iter().sum::<i64>())?;
+    Ok(!freed.is_empty())
 }
 
 fn next_version(tx: &mut Tx<'_>) -> rusqlite::Result<u64> {
