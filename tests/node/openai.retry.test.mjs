@@ -68,3 +68,32 @@ describe('a busy gateway', { skip }, () => {
     assert.deepEqual(seen.map((one) => one.status), [429, 200]);
   });
 });
+
+describe('a gateway with a limit', { skip }, () => {
+  let gateway, client;
+
+  before(async () => {
+    gateway = await start('limited', () => 'an answer', '[plugins.openai.config]\nrequests_per_minute = 2\n');
+    client = new OpenAI({ baseURL: gateway.base, apiKey: key, maxRetries: 0 });
+  });
+  after(() => gateway?.stop());
+
+  test('tells what is left, and when one too many may come back', async () => {
+    const left = (headers) => ['limit', 'remaining'].map((name) => headers.get(`x-ratelimit-${name}-requests`));
+    const messages = [{ role: 'user', content: 'hello' }];
+    const { response } = await client.chat.completions.create({ model: 'limited', messages }).withResponse();
+    assert.deepEqual(left(response.headers), ['2', '1']);
+    const streamed = await client.responses.create({ model: 'limited', input: 'hello', stream: true }).withResponse();
+    for await (const event of streamed.data) assert.notEqual(event.type, 'error');
+    assert.deepEqual(left(streamed.response.headers), ['2', '0']);
+    await assert.rejects(client.responses.create({ model: 'limited', input: 'hello' }), (error) => {
+      assert.ok(error instanceof OpenAI.RateLimitError, error.stack);
+      assert.deepEqual(left(error.headers), ['2', '0']);
+      const seconds = Number(error.headers.get('retry-after'));
+      assert.ok(seconds > 30 && seconds <= 60, `${seconds}`);
+      assert.match(error.headers.get('x-ratelimit-reset-requests'), /^(5\d(\.\d+)?s|1m0s)$/);
+      return true;
+    });
+    assert.equal((await client.models.list()).data.length > 0, true);
+  });
+});

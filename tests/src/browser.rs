@@ -9,8 +9,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use axum::extract::State;
-use axum::response::Html;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
@@ -55,6 +56,15 @@ pub struct Page {
     directory: TempDir,
 }
 
+/// A file of a package that is installed for Node.
+async fn module(Path(path): Path<String>) -> Response {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("node/node_modules").join(path);
+    match std::fs::read(file) {
+        Ok(code) => ([(header::CONTENT_TYPE, "text/javascript")], code).into_response(),
+        Err(error) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
+    }
+}
+
 impl Page {
     /// Starts the server of a page that is yet to be written.
     pub async fn start() -> Self {
@@ -72,6 +82,7 @@ impl Page {
                     locked(&shared.reports).push(report);
                 }),
             )
+            .route("/modules/{*path}", get(module))
             .with_state(Arc::clone(&shared));
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await.expect("the page is served") });
@@ -90,7 +101,8 @@ impl Page {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Opens the page in a browser, with this script, which has a function `report` for any value.
+    /// Opens the page in a browser, with this script, which has a function `report` for any value. It may import what is
+    /// installed for Node, as `/modules/openai/index.mjs`.
     ///
     /// # Panics
     ///

@@ -157,3 +157,51 @@ source.addEventListener("signal", (event) => report({{ id: event.lastEventId, si
         assert!(reports.iter().any(|report| report["id"] == id), "{id} was not shown: {reports:#?}");
     }
 }
+
+#[tokio::test]
+async fn the_openai_sdk_works_in_a_page_that_is_listed() {
+    const KEY: &str = "a-key-of-the-test";
+    let mut page = Page::start().await;
+    let gateway = Gateway::builder()
+        .plugin("openai")
+        .set("auth.keys", vec![KEY])
+        .set("cors.origins", vec![page.origin()])
+        .set("plugins.openai.config.requests_per_minute", 3)
+        .start()
+        .await;
+    let (base, key) = (Value::from(gateway.url("/v1")), Value::from(KEY));
+    page.open(&format!(
+        r#"
+(async () => {{
+  const {{ default: OpenAI }} = await import("/modules/openai/index.mjs");
+  const client = new OpenAI({{ baseURL: {base}, apiKey: {key}, dangerouslyAllowBrowser: true, maxRetries: 0 }});
+  report({{ models: (await client.models.list()).data.map((model) => model.id) }});
+  let text = "";
+  const chunks = await client.chat.completions.create(
+    {{ model: "echo", stream: true, messages: [{{ role: "user", content: "/words 50" }}] }});
+  for await (const chunk of chunks) text += chunk.choices[0]?.delta?.content ?? "";
+  report({{ chat: text }});
+  const stream = client.responses.stream({{ model: "echo", input: "hello page" }}, {{ idempotencyKey: "one" }});
+  const response = await stream.finalResponse();
+  report({{ response: response.output_text }});
+  const {{ response: raw }} = await client.responses.create({{ model: "echo", input: "again" }}).withResponse();
+  report({{ left: raw.headers.get("x-ratelimit-remaining-requests"), id: raw.headers.get("x-request-id") !== null }});
+  await client.responses.create({{ model: "echo", input: "too much" }}).catch((error) =>
+    report({{ refused: error.status, after: Number(error.headers.get("retry-after")) > 0 }}));
+  await client.models.retrieve("none").catch((error) => report({{ error: error.code }}));
+}})().catch((error) => report({{ error: String(error) }}));
+"#
+    ));
+    let reports =
+        page.reports_when(|reports| reports.iter().any(|report| report.get("error").is_some())).await;
+    let words: Vec<_> = (1..=50).map(|number| format!("w{number}")).collect();
+    let expected = [
+        json!({ "models": ["echo"] }),
+        json!({ "chat": words.join(" ") }),
+        json!({ "response": "hello page" }),
+        json!({ "left": "0", "id": true }),
+        json!({ "refused": 429, "after": true }),
+        json!({ "error": "model_not_found" }),
+    ];
+    assert_eq!(reports, expected);
+}

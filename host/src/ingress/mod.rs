@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::{get, post};
 use bytesize::ByteSize;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
-use tower_http::cors::{AllowHeaders, CorsLayer};
+use tower_http::cors::{AllowHeaders, CorsLayer, ExposeHeaders};
 
 use crate::domain::Clock;
 use crate::exchanges::Exchanges;
@@ -335,7 +335,8 @@ fn cors_layer(config: &CorsConfig) -> Result<Option<CorsLayer>, IngressError> {
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         // SDKs in browsers send headers of their own (x-stainless-…). The origin decides, not they.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        // So do plugins (x-ratelimit-…, x-should-retry), and nothing here depends on cookies.
+        .expose_headers(ExposeHeaders::any())
         .max_age(Duration::from_secs(600));
     Ok(Some(layer))
 }
