@@ -132,7 +132,7 @@ impl Counter {
         socket2::SockRef::from(&client).set_recv_buffer_size(4 << 10).unwrap();
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let connection = Connection { socket, chunked: false, permit };
-        let bounds = Bounds { write_timeout: DEADLINE, unsent: 16 << 10, received: 1 << 10 };
+        let bounds = Bounds { write_timeout: DEADLINE, received: 1 << 10 };
         let whispers = self.whispers.subscribe();
         let heard = *whispers.borrow();
         let source = Whisperer { count: Count::from(from, self), whispers, heard };
