@@ -210,7 +210,7 @@ pub(crate) fn parameters(fields: &Fields<'_>) -> Result<Map<String, Value>> {
     let mut passed = Map::new();
     for (name, kind) in &PASSED {
         let Some(value) = fields.value(name) else { continue };
-        if matches!((*name, value.as_i64()), ("max_tokens" | "max_completion_tokens", Some(-1))) {
+        if (*name, value.as_i64()) == ("max_tokens", Some(-1)) {
             // Some clients' way to say that there is no bound.
             continue;
         }
