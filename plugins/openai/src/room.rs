@@ -2,8 +2,9 @@
 //! or a conversation with all its items.
 
 use crate::store;
-use plugway_sdk::{Error, Result, kv, warn};
+use plugway_sdk::{Error, Result, kv, pacing, warn};
 use serde_json::Value;
+use std::time::Duration;
 
 /// What names of responses begin with; their keys do with the time of their making.
 pub(crate) const RESPONSES: &str = "r/";
@@ -41,7 +42,7 @@ pub(crate) fn make(key: &str, what: &str) -> Result<()> {
             Err(Error::TooLarge("the gateway has no room to store this".to_owned()))
         }
         (Some(first), mark) if mark.is_none_or(|(_, used, _)| made(first) <= used) => {
-            warn!("the oldest responses make room: {what}");
+            tell(what)?;
             let until = mark.map_or(u64::MAX, |(_, used, _)| used);
             responses.iter().filter(|key| made(key) <= until).try_for_each(|key| Ok(kv::delete(key)?))
         }
@@ -50,12 +51,20 @@ pub(crate) fn make(key: &str, what: &str) -> Result<()> {
     }
 }
 
+/// Tells the operator, at most once a minute: where the quota is full, every writing comes here.
+fn tell(what: &str) -> Result<()> {
+    if pacing::acquire("warned/room", 1, Duration::from_secs(60), Duration::ZERO)? {
+        warn!("what was not used for the longest time makes room: {what}");
+    }
+    Ok(())
+}
+
 fn remove_conversation(mark: &str, used: u64, conversation: &str, what: &str) -> Result<()> {
     let key = format!("{CONVERSATIONS}{conversation}");
     let found = kv::get_json::<Value>(&key)?;
     // One that was used since has another mark.
     if found.is_none_or(|found| found.value["used"].as_u64().unwrap_or(0) <= used) {
-        warn!("a conversation that was not used for long makes room: {what}");
+        tell(what)?;
         kv::delete(&key)?;
         while store::remove(&format!("{SEGMENTS}{conversation}"))? {}
     }
