@@ -129,13 +129,11 @@ fn change<T>(
         if json.len() > bounds::KV_VALUE {
             return Err(full());
         }
-        let stored = if is_marked_anew {
-            let mark = kv::put(&room::mark(conversation.used, id), b"", Some(2 * config.keep()));
-            mark.and_then(|_| kv::cas(&key(id), &json, version, Some(config.keep())))
-        } else {
-            kv::cas(&key(id), &json, version, Some(config.keep()))
+        let mark = match is_marked_anew {
+            true => kv::put(&room::mark(conversation.used, id), b"", Some(2 * config.keep())).map(|_| ()),
+            false => Ok(()),
         };
-        match stored {
+        match mark.and_then(|()| kv::cas(&key(id), &json, version, Some(config.keep()))) {
             Err(kv::Error::Conflict { .. }) => {}
             Err(kv::Error::Full(what)) => room::make(&key(id), &what)?,
             stored => {
@@ -163,9 +161,7 @@ fn full() -> Error {
 /// 404 if there is none; the store does not answer; the exchange has to end while it waits.
 pub(crate) fn join(id: &str, input: &[Value], config: &Config) -> Result<Joined> {
     let create = !id.starts_with("conv_");
-    if kv::get(&key(id))?.is_some() {
-        settle(id, config)?;
-    }
+    settle(id, config)?;
     let name = random_id();
     let turn = Turn { name: name.clone(), response: None, at: now() };
     let refusal = Cell::new(None);

@@ -36,19 +36,18 @@ pub(crate) fn make(key: &str, what: &str) -> Result<()> {
         let (used, conversation) = mark.strip_prefix(MARKS)?.split_once('/')?;
         (Some(conversation) != own).then_some((mark, used.parse().unwrap_or(0), conversation))
     });
-    match (responses.first(), marks.next()) {
-        (None, None) => {
-            warn!("there is no room, and nothing to remove: {what}");
-            Err(Error::TooLarge("the gateway has no room to store this".to_owned()))
-        }
-        (Some(first), mark) if mark.is_none_or(|(_, used, _)| made(first) <= used) => {
-            tell(what)?;
-            let until = mark.map_or(u64::MAX, |(_, used, _)| used);
-            responses.iter().filter(|key| made(key) <= until).try_for_each(|key| Ok(kv::delete(key)?))
-        }
-        (_, Some((mark, used, conversation))) => remove_conversation(mark, used, conversation, what),
-        (Some(_), None) => Ok(()),
+    let mark = marks.next();
+    let until = mark.map_or(u64::MAX, |(_, used, _)| used);
+    let mut older = responses.iter().filter(|key| made(key) <= until).peekable();
+    if older.peek().is_some() {
+        tell(what)?;
+        return older.try_for_each(|key| Ok(kv::delete(key)?));
     }
+    if let Some((mark, used, conversation)) = mark {
+        return remove_conversation(mark, used, conversation, what);
+    }
+    warn!("there is no room, and nothing to remove: {what}");
+    Err(Error::TooLarge("the gateway has no room to store this".to_owned()))
 }
 
 /// Tells the operator, at most once a minute: where the quota is full, every writing comes here.

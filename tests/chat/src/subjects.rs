@@ -154,7 +154,7 @@ pub(crate) fn completion(model: &str, text: &str, key: &str) -> Vec<u8> {
 }
 
 fn litellm(workshop: &Workshop, model: SocketAddr) -> anyhow::Result<Server> {
-    let (address, home) = (free_address()?, workshop.home("litellm")?);
+    let (address, home) = (free_address()?, workshop.homes.home("litellm")?);
     let config = format!(
         "model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n      \
          api_base: http://{model}/v1\n      api_key: none\ngeneral_settings:\n  master_key: {KEY}\n\
@@ -166,5 +166,5 @@ fn litellm(workshop: &Workshop, model: SocketAddr) -> anyhow::Result<Server> {
     command.current_dir(&home).env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
     command.args(["--config", "config.yaml", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
     command.args(["--num_workers", "1", "--telemetry", "False"]);
-    Server::start(command, address, &workshop.log("litellm"))
+    Server::start(command, address, &workshop.homes.log("litellm"))
 }

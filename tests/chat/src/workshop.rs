@@ -1,15 +1,15 @@
 //! What all figures share: where things are, how much to do, and the servers that several of them measure.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use plugway_figures::homes::Homes;
 use plugway_figures::process::{Server, free_address, run};
 use plugway_figures::report;
-use tempfile::TempDir;
 
 use crate::subjects::{Kind, Subject};
 
@@ -34,8 +34,7 @@ pub(crate) struct Workshop {
     gateway: PathBuf,
     plugin: PathBuf,
     target: PathBuf,
-    directory: TempDir,
-    homes: Cell<usize>,
+    pub(crate) homes: Homes,
 }
 
 impl Workshop {
@@ -48,10 +47,10 @@ impl Workshop {
             "there is no gateway at {}: cargo build --release, or set PLUGWAY_BIN",
             gateway.display()
         );
-        let directory = tempfile::tempdir()?;
+        let homes = Homes::new()?;
         let plugin = match env::var_os("PLUGWAY_PLUGINS") {
             Some(plugins) => PathBuf::from(plugins).join(PLUGIN),
-            None => build(&gateway, directory.path())?,
+            None => build(&gateway, &homes.home("plugin")?)?,
         };
         ensure!(plugin.is_file(), "there is no plugin at {}", plugin.display());
         let mut workshop = Self {
@@ -60,8 +59,7 @@ impl Workshop {
             gateway,
             plugin,
             target: profile.parent().unwrap_or(profile).to_path_buf(),
-            directory,
-            homes: Cell::new(0),
+            homes,
             subjects: OnceCell::new(),
         };
         for kind in Kind::ALL {
@@ -115,12 +113,12 @@ impl Workshop {
     pub(crate) fn model(&self) -> anyhow::Result<Server> {
         let mut command = Command::new(env::current_exe()?);
         command.arg("model");
-        Server::announced(command, &self.log("model"))
+        Server::announced(command, &self.homes.log("model"))
     }
 
     /// A gateway with the plugin `openai`. `config` is what its configuration has.
     pub(crate) fn gateway(&self, config: &str) -> anyhow::Result<Server> {
-        let (address, home) = (free_address()?, self.home("plugway")?);
+        let (address, home) = (free_address()?, self.homes.home("plugway")?);
         fs::create_dir(home.join("plugins"))?;
         fs::copy(&self.plugin, home.join("plugins").join(PLUGIN))?;
         fs::write(home.join("plugway.toml"), config)?;
@@ -128,24 +126,7 @@ impl Workshop {
         command.current_dir(&home).env_clear().env("HOME", &home).arg("serve");
         command.arg("--config").arg(home.join("plugway.toml")).args(["--listen", &address.to_string()]);
         command.arg("--data-dir").arg(home.join("data")).arg("--plugins-dir").arg(home.join("plugins"));
-        Server::start(command, address, &self.log("plugway"))
-    }
-
-    /// A new directory for a server.
-    pub(crate) fn home(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let path = self.numbered(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-
-    /// A new file for a server's log.
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
-        self.numbered(&format!("{name}.log"))
-    }
-
-    fn numbered(&self, name: &str) -> PathBuf {
-        self.homes.set(self.homes.get() + 1);
-        self.directory.path().join(format!("{}-{name}", self.homes.get()))
+        Server::start(command, address, &self.homes.log("plugway"))
     }
 
     /// One line on what was measured, and where.

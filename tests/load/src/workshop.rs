@@ -1,13 +1,11 @@
 //! What all figures share: where things are, how much to do, and what is left out.
 
-use std::cell::Cell;
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use plugway_figures::homes::Homes;
 use plugway_figures::report;
-use tempfile::TempDir;
 
 use crate::event::Clock;
 use crate::peers::Kind;
@@ -23,8 +21,7 @@ pub(crate) struct Workshop {
     without: Vec<Kind>,
     gateway: PathBuf,
     target: PathBuf,
-    directory: TempDir,
-    homes: Cell<usize>,
+    pub(crate) homes: Homes,
 }
 
 impl Workshop {
@@ -45,8 +42,7 @@ impl Workshop {
             without,
             gateway,
             target: profile.parent().unwrap_or(profile).to_path_buf(),
-            directory: tempfile::tempdir()?,
-            homes: Cell::new(0),
+            homes: Homes::new()?,
         };
         for kind in Kind::ALL {
             if !workshop.without.contains(&kind)
@@ -72,23 +68,6 @@ impl Workshop {
     /// Directory of the environment that Python's packages are in; it is kept.
     pub(crate) fn python(&self) -> PathBuf {
         self.target.join("load-python")
-    }
-
-    /// A new directory for a server.
-    pub(crate) fn home(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let path = self.numbered(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-
-    /// A new file for a server's log.
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
-        self.numbered(&format!("{name}.log"))
-    }
-
-    fn numbered(&self, name: &str) -> PathBuf {
-        self.homes.set(self.homes.get() + 1);
-        self.directory.path().join(format!("{}-{name}", self.homes.get()))
     }
 
     /// One line on what was measured, and where.

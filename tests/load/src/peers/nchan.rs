@@ -29,7 +29,7 @@ fn module() -> Option<PathBuf> {
 
 pub(super) fn start(workshop: &Workshop, clients: usize) -> anyhow::Result<Peer> {
     let address = free_address()?;
-    let home = workshop.home("nchan")?;
+    let home = workshop.homes.home("nchan")?;
     let module = module().unwrap_or_default();
     // Streams are cut off when fewer than a sixteenth are free.
     let connections = clients * 5 / 4 + 100;
@@ -72,7 +72,7 @@ http {{
     fs::write(home.join("nginx.conf"), config)?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(&home).arg("-c").arg(home.join("nginx.conf")).args(["-e", "stderr"]);
-    let server = Server::start(command, address, &workshop.log("nchan"))?;
+    let server = Server::start(command, address, &workshop.homes.log("nchan"))?;
     let feed = Feed::Posts(Posts::open(address, "/publish")?);
     Ok(Peer::new(vec![server], "/subscribe", feed))
 }

@@ -34,7 +34,7 @@ pub(super) fn start_nodes(workshop: &Workshop, nodes: usize, clients: usize) -> 
 }
 
 fn node(workshop: &Workshop, redis: &Server, clients: usize, shared: bool) -> anyhow::Result<Server> {
-    let (address, home) = (free_address()?, workshop.home("plugway")?);
+    let (address, home) = (free_address()?, workshop.homes.home("plugway")?);
     let url = format!("redis://{}", redis.address());
     let mut config = format!("[limits]\nconnections = {}\n[feed]\nredis_url = \"{url}\"\n", clients + 100);
     if shared {
@@ -46,5 +46,5 @@ fn node(workshop: &Workshop, redis: &Server, clients: usize, shared: bool) -> an
     command.current_dir(&home).env_clear().env("HOME", &home).arg("serve");
     command.arg("--config").arg(home.join("plugway.toml")).args(["--listen", &address.to_string()]);
     command.arg("--data-dir").arg(home.join("data")).arg("--plugins-dir").arg(home.join("plugins"));
-    Server::start(command, address, &workshop.log("plugway"))
+    Server::start(command, address, &workshop.homes.log("plugway"))
 }

@@ -28,6 +28,6 @@ pub(super) fn start(workshop: &Workshop) -> anyhow::Result<Peer> {
     command.env("REDIS_URL", format!("redis://{}", redis.address()));
     command.args(["feed:app", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
     command.args(["--workers", "1", "--log-level", "warning", "--no-access-log", "--backlog", "4096"]);
-    let server = Server::start(command, address, &workshop.log("python"))?;
+    let server = Server::start(command, address, &workshop.homes.log("python"))?;
     Peer::on_redis(vec![server], "/api/agent/stream", redis)
 }

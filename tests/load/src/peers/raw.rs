@@ -51,7 +51,7 @@ pub(super) fn start(workshop: &Workshop, clients: usize) -> anyhow::Result<Peer>
     let address = free_address()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["raw", &address.to_string(), &clients.to_string()]);
-    let mut server = Server::start(command, address, &workshop.log("raw"))?;
+    let mut server = Server::start(command, address, &workshop.homes.log("raw"))?;
     let input = server.take_stdin().context("standard input is piped")?;
     Ok(Peer::new(vec![server], "/", Feed::Pipe(input)))
 }

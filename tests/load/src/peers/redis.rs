@@ -15,6 +15,6 @@ pub(super) fn start(workshop: &Workshop) -> anyhow::Result<Server> {
     let address = free_address()?;
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
-    command.args(["--save", "", "--appendonly", "no"]).arg("--dir").arg(workshop.home("redis")?);
-    Server::start(command, address, &workshop.log("redis"))
+    command.args(["--save", "", "--appendonly", "no"]).arg("--dir").arg(workshop.homes.home("redis")?);
+    Server::start(command, address, &workshop.homes.log("redis"))
 }
