@@ -110,6 +110,7 @@ impl Gateway {
                 limits: config.limits.clone(),
                 cors: config.cors.clone(),
                 stream: config.stream.clone(),
+                websocket: config.websocket.clone(),
             };
             let parts = ingress::Parts {
                 exchanges: exchanges.clone(),

@@ -16,7 +16,7 @@ use crate::agents::AgentConfig;
 use crate::delivery::CallbacksConfig;
 use crate::egress::SecretRef;
 use crate::feed::FeedConfig;
-use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig};
+use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig, WebSocketLimits};
 use crate::plugins::{EngineConfig, Limits, PluginConfig};
 use crate::tasks::OnBusy;
 use crate::telemetry::TelemetryConfig;
@@ -58,6 +58,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// The event stream.
     pub stream: StreamConfig,
+    /// Connections that plugins serve.
+    pub websocket: WebSocketLimits,
     /// The agent feed.
     pub feed: FeedConfig,
     /// The WebAssembly engine.

@@ -21,7 +21,7 @@ pub trait HttpAdapter {
     fn handle(&self, request: Request, reply: Reply) -> Result<()>;
 }
 
-/// Role `socket`, which no host serves yet: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+/// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
 ///
 /// ```
 /// use plugway_sdk::prelude::*;
@@ -53,7 +53,8 @@ pub trait SocketAdapter {
     /// Serves the connection; frames and events arrive in the [mailbox](crate::mailbox::next).
     ///
     /// # Errors
-    /// An error closes the connection with code 1011, or 1001 if the host wanted it closed.
+    /// An error closes the connection with code 1011. Where the host wanted it closed, the code is 1012 (another generation
+    /// of the plugin serves) or 1001 (the host stops), whatever this returns.
     fn serve(&self, upgrade: Request, socket: Socket) -> Result<()>;
 }
 
@@ -92,10 +93,13 @@ impl Socket {
         if connection::send(&frame) { Ok(()) } else { Err(Error::Closed(Reason::PeerGone)) }
     }
 
-    /// Closes the connection; 1000 is the ordinary code.
-    pub fn close(self, code: u16, reason: &str) {
+    /// Closes the connection behind all that was sent; 1000 is the ordinary code, 3000 to 4999 are for applications.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the code may not be sent or the reason has more than 123 bytes.
+    pub fn close(self, code: u16, reason: &str) -> Result<()> {
         let () = self.private;
-        connection::close(code, reason);
+        connection::close(code, reason).map_err(Error::Internal)
     }
 }
 

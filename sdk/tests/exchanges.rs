@@ -61,7 +61,7 @@ impl SocketAdapter for Door {
                     return Err(Error::internal("asked to"));
                 }
                 Message::Frame(Frame::Text(text)) if text == "bye" => {
-                    socket.close(1000, "bye");
+                    socket.close(1000, "bye")?;
                     return Ok(());
                 }
                 Message::Frame(Frame::Text(text)) => drop(Task::message(text).session(&session).submit()?),
@@ -208,7 +208,7 @@ fn a_socket_speaks_for_every_task_of_its_session() {
 }
 
 #[test]
-fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1001() {
+fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1012() {
     let mock = Mock::new();
     let served = mock.websocket("/ws/s1").text("fail").serve(&Door);
     assert_eq!(
@@ -218,7 +218,7 @@ fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1001() {
 
     mock.close_after(Duration::from_secs(9), Reason::Draining);
     let served = mock.websocket("/ws/s1").serve(&Door);
-    assert_eq!((served.closed.map(|(code, _)| code), served.error), (Some(1001), None));
+    assert_eq!((served.closed.map(|(code, _)| code), served.error), (Some(1012), None));
 
     let served = mock.websocket("/ws/s1").wait(Duration::from_secs(1)).leave().serve(&Door);
     assert_eq!((served.closed, served.error), (None, None));

@@ -22,7 +22,7 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
         crate::feed::check_url(url)?;
     }
     crate::telemetry::check(&config.telemetry)?;
-    crate::ingress::check(&config.auth, config.listen, &config.limits, &config.cors)?;
+    crate::ingress::check(&config.auth, config.listen, &config.limits, &config.websocket, &config.cors)?;
     let shown = toml::to_string(&config).context("the configuration can't be printed")?;
     say!("{}", shown.trim_end());
     Ok(())

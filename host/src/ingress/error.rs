@@ -131,9 +131,10 @@ impl ApiError {
         )
     }
 
-    /// 501: known, and not served by this gateway.
-    pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", message)
+    /// 426: the path is one for WebSockets.
+    pub(crate) fn upgrade_required() -> Self {
+        let message = "this path speaks WebSocket: ask for `Upgrade: websocket`";
+        Self::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", message)
     }
 
     /// 503, with when to try again.
@@ -172,6 +173,10 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if let Some(after) = retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::handover::Connection;
+use super::server::Place;
 use crate::hub::Frame;
 
 /// Largest write.
@@ -35,7 +35,7 @@ pub(super) struct Bounds {
 pub(super) struct Wire {
     outlet: Outlet,
     bounds: Bounds,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Where a connection's frames go out. Whoever shares it sees to it that only one writes at a time.
@@ -118,12 +118,12 @@ impl Outlet {
 
 impl Wire {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> Self {
-        let Connection { socket, chunked, permit } = connection;
+        let Connection { socket, chunked, place } = connection;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(bounds.unsent) {
             tracing::debug!(%error, "the kernel does not bound what waits in it");
         }
-        Self { outlet: Outlet { socket: Arc::new(socket), chunked }, bounds, _permit: permit }
+        Self { outlet: Outlet { socket: Arc::new(socket), chunked }, bounds, _place: place }
     }
 
     /// Where its frames go out.

@@ -23,7 +23,10 @@ pub struct Limits {
     /// Wall clock of one HTTP exchange or delivery.
     #[serde(with = "humantime_serde")]
     pub exchange_timeout: Duration,
-    /// Exchanges at once; requests and deliveries are counted apart.
+    /// How long WebSocket connections of a replaced generation go on.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Exchanges at once; requests, connections and deliveries are counted apart.
     pub exchanges: usize,
     /// Requests that may wait for a free exchange before others get 503.
     pub waiting: usize,
@@ -57,6 +60,8 @@ pub struct LimitsOverride {
     cpu_per_step: Option<Duration>,
     #[serde(with = "humantime_serde::option")]
     exchange_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde::option")]
+    drain_timeout: Option<Duration>,
     exchanges: Option<usize>,
     waiting: Option<usize>,
     #[serde(with = "humantime_serde::option")]
@@ -105,6 +110,7 @@ impl Limits {
             memory_total: own.memory_total.unwrap_or(self.memory_total),
             cpu_per_step: own.cpu_per_step.unwrap_or(self.cpu_per_step),
             exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
+            drain_timeout: own.drain_timeout.unwrap_or(self.drain_timeout),
             exchanges: own.exchanges.unwrap_or(self.exchanges),
             waiting: own.waiting.unwrap_or(self.waiting),
             waiting_timeout: own.waiting_timeout.unwrap_or(self.waiting_timeout),

@@ -21,6 +21,8 @@ pub struct Plugin {
     pub settings: Arc<PluginSettings>,
     /// The way in for requests.
     pub requests: Gate,
+    /// The way in for WebSocket connections.
+    pub sockets: Gate,
     /// The way in for deliveries.
     pub deliveries: Gate,
     /// Linear memory of all its exchanges, in bytes.
@@ -92,9 +94,10 @@ impl Plugin {
     /// A plugin with its gates open.
     pub fn new(settings: Arc<PluginSettings>) -> Self {
         let requests = Gate::new(&settings, "http", settings.limits.waiting);
+        let sockets = Gate::new(&settings, "socket", settings.limits.waiting);
         // The outbox bounds the deliveries that wait.
         let deliveries = Gate::new(&settings, "delivery", usize::MAX);
-        Self { requests, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
+        Self { requests, sockets, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
     }
 
     /// Its name to the operator.
@@ -104,12 +107,14 @@ impl Plugin {
 
     /// How long one of its roles still rests, if one does.
     pub fn aside_for(&self) -> Option<Duration> {
-        self.requests.aside_for().max(self.deliveries.aside_for())
+        let gates = [&self.requests, &self.sockets, &self.deliveries];
+        gates.into_iter().filter_map(Gate::aside_for).max()
     }
 
     /// Another generation serves: what the one before did is forgotten.
     pub fn renewed(&self) {
         self.requests.breaker.reset();
+        self.sockets.breaker.reset();
         self.deliveries.breaker.reset();
     }
 }

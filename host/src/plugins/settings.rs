@@ -156,6 +156,7 @@ pub(super) mod tests {
             memory_total: ByteSize::mib(64),
             cpu_per_step: seconds(1),
             exchange_timeout: seconds(10),
+            drain_timeout: seconds(10),
             exchanges: 2,
             waiting: 2,
             waiting_timeout: seconds(10),

@@ -214,9 +214,17 @@ impl Upgrade {
                     raw::types::Frame::Text(text) => Frame::Text(text),
                     raw::types::Frame::Binary(bytes) => Frame::Binary(bytes),
                 });
+            // What the plugin leaves open the host closes.
+            let draining = raw::mailbox::Reason::Draining;
+            let closed_by_host = match state.exchange.closed {
+                Some((_, reason)) if reason == draining && state.exchange.closed_told => {
+                    Some((1012, "service restart".to_owned()))
+                }
+                _ => outcome.is_err().then(|| (1011, "internal error".to_owned())),
+            };
             Served {
                 frames: frames.collect(),
-                closed: state.exchange.close_code.take(),
+                closed: state.exchange.close_code.take().or(closed_by_host),
                 error: outcome.err(),
             }
         })

@@ -166,6 +166,7 @@ pub(crate) mod responder {
 
 pub(crate) mod connection {
     use super::*;
+    use crate::bounds::{CLOSE_REASON, is_close_code};
     use raw::types::Frame;
 
     pub(crate) fn send(frame: &Frame) -> bool {
@@ -182,11 +183,21 @@ pub(crate) mod connection {
         })
     }
 
-    pub(crate) fn close(code: u16, reason: &str) {
+    pub(crate) fn close(code: u16, reason: &str) -> Result<(), String> {
         import(|state| {
+            if !is_close_code(code) {
+                return Err(format!("code: {code} is none that may be sent"));
+            }
+            if reason.len() > CLOSE_REASON {
+                return Err(format!("reason: has {} bytes", reason.len()));
+            }
             let close = &mut state.exchange.close_code;
-            close.get_or_insert_with(|| (code, reason.to_owned()));
-        });
+            if close.is_some() {
+                return Err("the connection was closed already".to_owned());
+            }
+            *close = Some((code, reason.to_owned()));
+            Ok(())
+        })
     }
 }
 
