@@ -296,8 +296,9 @@ async fn a_client_that_goes_frees_what_it_held() {
     eventually(DEADLINE, open).await;
     let mut deaf = connect(&gateway, "deaf").await;
     say(&mut deaf, "/ignore").await;
+    assert_eq!(hear_text(&mut deaf).await, "deaf now");
     drop(deaf);
-    gateway.logged(&["parrot", "wall_clock"]).await;
+    gateway.logged(&["parrot", "was ended"]).await;
     eventually(DEADLINE, open).await;
 }
 
@@ -331,6 +332,7 @@ async fn a_gateway_that_stops_says_so_and_waits_for_no_connection() {
     let mut socket = connect(&gateway, "s").await;
     let mut deaf = connect(&gateway, "deaf").await;
     say(&mut deaf, "/ignore").await;
+    assert_eq!(hear_text(&mut deaf).await, "deaf now");
     let began = Instant::now();
     let (_, told) = tokio::join!(gateway.stop(), async { closed(&mut socket).await });
     assert_eq!(told, (1001, "going away".to_owned()));

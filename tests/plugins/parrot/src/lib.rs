@@ -50,9 +50,12 @@ impl SocketAdapter for Parrot {
                         }
                         "/ask" => drop(Task::message(rest).session(&session).submit()?),
                         "/upgrade" => socket.text(format!("{} {:?}", upgrade.path, upgrade.header(rest)))?,
-                        "/ignore" => loop {
-                            black_box(mailbox::next(None));
-                        },
+                        "/ignore" => {
+                            socket.text("deaf now")?;
+                            loop {
+                                black_box(mailbox::next(None));
+                            }
+                        }
                         _ => socket.text("what?")?,
                     }
                 }
