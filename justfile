@@ -24,6 +24,10 @@ bench *args:
 bench-fanout *args:
     cargo run --release -p plugway-load -- {{args}}
 
+# Prints what a streamed chat costs through the plugin openai, beside LiteLLM's proxy, as ratios of one run.
+bench-chat *args:
+    cargo run --release -p plugway-chat -- {{args}}
+
 # Licences, advisories and duplicate versions of all dependencies (needs cargo-deny).
 deny:
     cargo deny check

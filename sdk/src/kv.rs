@@ -28,7 +28,7 @@ pub fn get(key: &str) -> Result<Option<Versioned<Vec<u8>>>, Error> {
 /// Stores, whatever is there. `age` is how long it is kept; none is for ever. Returns the new version.
 ///
 /// # Errors
-/// [`Error::TooLarge`], [`Error::Unavailable`].
+/// [`Error::TooLarge`], [`Error::Full`], [`Error::Unavailable`].
 pub fn put(key: &str, value: &[u8], age: Option<Duration>) -> Result<u64, Error> {
     sys::kv::put(key, value, None, age.map(millis64)).map_err(Error::from_raw)
 }
@@ -131,8 +131,10 @@ pub enum Error {
         /// The version that the entry has now.
         version: u64,
     },
-    /// Key, value or the plugin's quota: which, and its bound.
+    /// Key, value or number of keys: which, and its bound.
     TooLarge(String),
+    /// The plugin's quota leaves no room: what is used, and the quota.
+    Full(String),
     /// The store does not answer.
     Unavailable(String),
     /// The value is not the JSON that was asked for.
@@ -144,6 +146,7 @@ impl Error {
         match raw {
             wit::Error::Conflict(version) => Self::Conflict { version },
             wit::Error::TooLarge(what) => Self::TooLarge(what),
+            wit::Error::Full(what) => Self::Full(what),
             wit::Error::Unavailable(why) => Self::Unavailable(why),
         }
     }
@@ -154,6 +157,7 @@ impl fmt::Display for Error {
         match self {
             Self::Conflict { version } => write!(out, "changed in between: the version is {version}"),
             Self::TooLarge(what) => write!(out, "too large: {what}"),
+            Self::Full(what) => write!(out, "no room: {what}"),
             Self::Unavailable(why) => write!(out, "storage is unavailable: {why}"),
             Self::Malformed(why) => write!(out, "the stored value is malformed: {why}"),
         }

@@ -86,12 +86,12 @@ const bases = {
 const OPAQUE = [/(^|\.)parameters\./, /(^|\.)schema\./, /^input\[3\]\.summary/];
 // These may be left out, or be null.
 const NEEDED = [
-  /^messages$/, /^messages\[\d\]\.role$/, /^messages\[[0134]\]\.content$/, /\.text$/, /\]\.type$/, /\.tool_call_id$/, /^input$/,
+  /^messages$/, /^messages\[\d\]\.role$/, /^messages\[[014]\]\.content$/, /\.text$/, /\]\.type$/, /\.tool_call_id$/, /^input$/,
   /\.url$/, /\.image_url$/, /\.call_id$/, /\.name$/, /\.arguments$/, /\.output$/, /^tool_choice\.(type|function)$/, /\.json_schema$/,
   /^text\.format\.schema$/, /^messages\[2\]\.tool_calls\[0\]/, /^tools\[0\]\.function$/, /format\.type$/,
 ];
 // Nulls that are as good as nothing, though the names match the above.
-const SPARED = [/^input\[[04]\]\.type$/, /^messages\[4\]\.name$/, /^input\[1\]\.id$/];
+const SPARED = [/^input\[[04]\]\.type$/, /^messages\[4\]\.name$/, /^input\[1\]\.id$/, /\.tool_calls\[0\]\.type$/];
 
 // Every place of a document, as the API names it.
 function* places(value, path = '', steps = []) {
@@ -120,7 +120,8 @@ const kindOf = (value) => (value === null ? 'null' : Array.isArray(value) ? 'arr
 function alsoTakes(path, kind) {
   if (/\.content$/.test(path)) return ['string', 'array'].includes(kind);
   if (/^(stop|input|\S*\.output)$/.test(path)) return ['string', 'array'].includes(kind);
-  if (path === 'tool_choice') return kind === 'string';
+  // A picture's address may stand alone.
+  if (path === 'tool_choice' || /^messages\S*\.image_url$/.test(path)) return kind === 'string';
   return false;
 }
 const wrong = [true, -7.5, 'wrong', ['wrong'], { wrong: 1 }];
@@ -249,7 +250,7 @@ function* shapes() {
     // Fields whose numbers no machine holds.
     for (const field of [
       '"temperature":1e308', '"temperature":-1e308', '"top_p":1e18', '"n":1e30', '"n":0', '"n":-1', '"n":18446744073709551616',
-      '"max_tokens":-1', '"max_tokens":1.5', '"max_completion_tokens":99999999999999999999999', '"max_output_tokens":1e20',
+      '"max_tokens":-2', '"max_tokens":1.5', '"max_completion_tokens":99999999999999999999999', '"max_output_tokens":1e20',
       '"max_output_tokens":-5', '"max_tool_calls":1.5', '"seed":1e300', '"top_logprobs":99999999999999999999', '"top_logprobs":20',
     ]) {
       const [, name] = /"(\w+)"/.exec(field);

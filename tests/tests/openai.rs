@@ -51,7 +51,7 @@ fn node(arguments: &[&str]) -> Command {
 }
 
 fn node_suite() -> Command {
-    let all = ["", ".events", ".retry", ".told"].map(|part| format!("openai{part}.test.mjs"));
+    let all = ["", ".ai-sdk", ".events", ".retry", ".told"].map(|part| format!("openai{part}.test.mjs"));
     let mut arguments = vec!["--test", "--test-concurrency=1"];
     arguments.extend(all.iter().map(String::as_str));
     node(&arguments)

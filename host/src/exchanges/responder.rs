@@ -180,7 +180,9 @@ impl ExchangeBody {
 /// A piece, and those that wait behind it. One that is alone is not copied.
 fn join_waiting(first: Bytes, pieces: &mut mpsc::Receiver<Bytes>) -> Bytes {
     let Ok(second) = pieces.try_recv() else { return first };
-    let mut write = BytesMut::with_capacity(WRITE + PIECE);
+    // As much as waits now, so that small pieces of many clients don't hold room for large ones.
+    let waiting = (2 + pieces.len()) * first.len().max(second.len());
+    let mut write = BytesMut::with_capacity(waiting.min(WRITE + PIECE));
     write.extend_from_slice(&first);
     write.extend_from_slice(&second);
     while write.len() < WRITE {

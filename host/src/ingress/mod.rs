@@ -181,7 +181,8 @@ pub struct Ingress {
     listener: TcpListener,
     router: Router,
     limits: Arc<HttpLimits>,
-    write_timeout: Duration,
+    /// How long a client may take nothing, and what waits in the kernel for it.
+    writes: (Duration, u32),
     heartbeats: heartbeat::Timer,
     stop: CancellationToken,
     wrap_up: CancellationToken,
@@ -210,7 +211,8 @@ impl Ingress {
             .await
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
         let limits = Arc::new(config.limits);
-        let write_timeout = config.stream.write_timeout;
+        let unsent = u32::try_from(config.stream.unsent.as_u64()).unwrap_or(u32::MAX);
+        let writes = (config.stream.write_timeout, unsent);
         let (heartbeats, timer) = heartbeat::heartbeats(config.stream.heartbeat, parts.clock.clone());
         let app = App {
             exchanges: parts.exchanges,
@@ -237,7 +239,7 @@ impl Ingress {
             started: Instant::now(),
         };
         let router = routes(Arc::new(app), &config.cors)?;
-        Ok(Self { listener, router, limits, write_timeout, heartbeats: timer, stop, wrap_up })
+        Ok(Self { listener, router, limits, writes, heartbeats: timer, stop, wrap_up })
     }
 
     /// Where it listens; with port 0 asked for, the port that it got.
@@ -250,8 +252,8 @@ impl Ingress {
 
     /// Serves until it is told to stop and connections have ended.
     pub async fn serve(self) {
-        let Self { listener, router, limits, write_timeout, heartbeats, stop, wrap_up } = self;
-        server::serve(listener, router, limits, write_timeout, heartbeats, stop, wrap_up).await;
+        let Self { listener, router, limits, writes, heartbeats, stop, wrap_up } = self;
+        server::serve(listener, router, limits, writes, heartbeats, stop, wrap_up).await;
     }
 }
 

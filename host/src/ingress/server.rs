@@ -53,6 +53,8 @@ struct Server {
     router: Router,
     limits: Arc<HttpLimits>,
     write_timeout: Duration,
+    /// Bytes that may wait in the kernel for a client.
+    unsent: u32,
     stop: CancellationToken,
     connections: TaskTracker,
 }
@@ -63,7 +65,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Arc<HttpLimits>,
-    write_timeout: Duration,
+    (write_timeout, unsent): (Duration, u32),
     heartbeats: Timer,
     stop: CancellationToken,
     wrap_up: CancellationToken,
@@ -71,7 +73,8 @@ pub(super) async fn serve(
     let connections = TaskTracker::new();
     connections.spawn(heartbeats.run(wrap_up.clone()));
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { router, limits, write_timeout, stop, connections: connections.clone() });
+    let server =
+        Arc::new(Server { router, limits, write_timeout, unsent, stop, connections: connections.clone() });
     loop {
         let permit = tokio::select! {
             () = wrap_up.cancelled() => break,
@@ -91,6 +94,10 @@ pub(super) async fn serve(
         };
         // Small writes must not wait for company; a refusal costs latency only.
         let _ = stream.set_nodelay(true);
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(server.unsent) {
+            tracing::debug!(%error, "the kernel does not bound what waits in it");
+        }
         let place = Place { _permit: Arc::new(permit), _token: connections.token() };
         connections.spawn(connection(Arc::clone(&server), stream, peer, place));
     }
@@ -103,7 +110,7 @@ pub(super) async fn serve(
 
 /// Serves requests until the connection ends, or one of them takes it over.
 async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, place: Place) {
-    let Server { router, limits, write_timeout, stop, connections } = &*server;
+    let Server { router, limits, write_timeout, stop, connections, .. } = &*server;
     let handover = Arc::new(Handover::default());
     let io = WriteDeadline::new(stream, *write_timeout, Arc::clone(&handover));
     let service = service_fn({

@@ -45,7 +45,6 @@ pub(super) fn response<S: Source>(app: &Arc<App>, groups: &Groups<S::Shared>, so
     let mut response = handover::response(first, move |connection, tracker| {
         let bounds = Bounds {
             write_timeout: app.stream.write_timeout,
-            unsent: u32::try_from(app.stream.unsent.as_u64()).unwrap_or(u32::MAX),
             received: usize::try_from(app.limits.header.as_u64()).unwrap_or(usize::MAX),
         };
         let heartbeat = app.heartbeats.join();

@@ -25,8 +25,6 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub(super) struct Bounds {
     /// How long a write may wait without getting on.
     pub(super) write_timeout: Duration,
-    /// Bytes that wait in the kernel for a peer that takes nothing.
-    pub(super) unsent: u32,
     /// Bytes that the peer may send, none of which mean anything.
     pub(super) received: usize,
 }
@@ -119,10 +117,6 @@ impl Outlet {
 impl Wire {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> Self {
         let Connection { socket, chunked, place } = connection;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(bounds.unsent) {
-            tracing::debug!(%error, "the kernel does not bound what waits in it");
-        }
         Self { outlet: Outlet { socket: Arc::new(socket), chunked }, bounds, _place: place }
     }
 

@@ -21,7 +21,8 @@ pub struct Endpoint<T: Guest> {
     pub access: Access,
     /// The manifest's route, as the plugin declared it.
     pub route: Arc<str>,
-    method: String,
+    /// What it answers, upper case; `*`: any. One for `GET` answers `HEAD` too.
+    pub method: String,
 }
 
 impl<T: Guest> Clone for Endpoint<T> {

@@ -26,7 +26,7 @@ use crate::store::{Claim, StoreError};
 use crate::tasks::{Beginning, Run, beginning, count_ended, failure};
 
 /// Events that are fanned out before they are handed to the log together, at most.
-const BURST: usize = 64;
+const BURST: usize = 16;
 
 /// How a run comes to its end.
 enum Stop {

@@ -26,10 +26,15 @@ pub(crate) struct Config {
     /// Bytes of a request's body. An instance holds it several times over: more needs more of `limits.memory`.
     #[schemars(range(min = 1024))]
     pub(crate) max_body_bytes: u64,
-    /// Bytes of earlier turns, as they are kept, that a request may bring together. With `truncation: "auto"` the turns
+    /// Bytes of earlier turns that a request may bring together, as an instance holds them: a message takes some 2 KiB beside
+    /// its text. With `truncation: "auto"` the turns
     /// before are left out.
     #[schemars(range(min = 1024))]
     pub(crate) max_context_bytes: u64,
+    /// Bytes of messages that an agent is told; the host bounds all that it is told by `workers.input`. With
+    /// `truncation: "auto"` the messages before are left out.
+    #[schemars(range(min = 1024))]
+    pub(crate) max_input_bytes: u64,
     /// Messages of earlier turns that an agent is told of with `truncation: "auto"`.
     #[schemars(range(min = 1))]
     pub(crate) truncated_to: usize,
@@ -48,6 +53,7 @@ impl Default for Config {
             requests_per_minute: 0,
             max_body_bytes: 4 << 20,
             max_context_bytes: 6 << 20,
+            max_input_bytes: 1_900_000,
             truncated_to: 100,
             max_messages: 2_000,
         }
@@ -62,6 +68,7 @@ impl Config {
             ("keep_alive_ms", self.keep_alive_ms, 1000),
             ("max_body_bytes", self.max_body_bytes, 1024),
             ("max_context_bytes", self.max_context_bytes, 1024),
+            ("max_input_bytes", self.max_input_bytes, 1024),
             ("truncated_to", self.truncated_to as u64, 1),
             ("max_messages", self.max_messages as u64, 1),
         ];

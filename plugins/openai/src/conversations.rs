@@ -16,25 +16,30 @@ use crate::{
         record::Record,
         too_large,
     },
-    store,
+    room, store,
 };
-use plugway_sdk::{Error, Next, Reply, Request, Result, TaskRef, host, kv, mailbox};
+use plugway_sdk::{Error, Next, Reply, Request, Result, TaskRef, bounds, host, kv, mailbox};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 /// Who is in the line and does not come forward for so long has died, in seconds.
 const LOST: u64 = 60;
-/// Between two looks at who is before in the line.
+/// Between two looks at who is before in the line: at first, and at most.
 const LOOK: Duration = Duration::from_millis(30);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+/// A conversation's mark tells its last use to this many seconds, or to a part of the time that it is kept.
+const MARKED: u64 = 3600;
+const MARKED_PART: u64 = 20;
 /// Longest wait for a task between two signs of being alive.
 const SIGN: Duration = Duration::from_secs(15);
 /// Bytes of items that its session tells for certain.
 const TOLD: u64 = 128 << 10;
 /// Items that are added at once.
 const ADDED: usize = 20;
-/// Turns of a conversation, and turns that wait in its line: all of them stand in one entry.
+/// Turns of a conversation, and turns that wait in its line.
 const TURNS: usize = 10_000;
 const WAITING: usize = 100;
 
@@ -53,6 +58,8 @@ struct Conversation {
     weight: u64,
     /// When all of its items were written anew, in seconds since the Unix epoch.
     renewed: u64,
+    /// When it was last used, as its mark has it.
+    used: u64,
     /// Somebody changed the items since the line was empty: its session does not tell all.
     changed: bool,
 }
@@ -85,11 +92,11 @@ fn now() -> u64 {
 }
 
 fn key(id: &str) -> String {
-    format!("c/{id}")
+    format!("{}{id}", room::CONVERSATIONS)
 }
 
 fn segment(id: &str, name: &str) -> String {
-    format!("ci/{id}/{name}")
+    format!("{}{id}/{name}", room::SEGMENTS)
 }
 
 fn unknown(id: &str) -> Error {
@@ -113,16 +120,41 @@ fn change<T>(
             None if create => (Conversation::new(), 0),
             None => return Err(unknown(id)),
         };
+        let marked = conversation.used;
         let Some(outcome) = change(&mut conversation) else { return Ok(None) };
-        match kv::cas_json(&key(id), &conversation, version, Some(config.keep())) {
+        let step = MARKED.min(config.keep().as_secs() / MARKED_PART);
+        conversation.used = if now() >= marked + step { now() } else { marked };
+        let is_marked_anew = version == 0 || conversation.used != marked;
+        let json = serde_json::to_vec(&conversation)?;
+        if json.len() > bounds::KV_VALUE {
+            return Err(full());
+        }
+        let stored = if is_marked_anew {
+            let mark = kv::put(&room::mark(conversation.used, id), b"", Some(2 * config.keep()));
+            mark.and_then(|_| kv::cas(&key(id), &json, version, Some(config.keep())))
+        } else {
+            kv::cas(&key(id), &json, version, Some(config.keep()))
+        };
+        match stored {
             Err(kv::Error::Conflict { .. }) => {}
-            Err(kv::Error::TooLarge(what)) => store::make_room(&key(id), &what)?,
+            Err(kv::Error::Full(what)) => room::make(&key(id), &what)?,
             stored => {
                 stored?;
+                if version != 0 && is_marked_anew {
+                    kv::delete(&room::mark(marked, id))?;
+                }
                 return Ok(Some(outcome));
             }
         }
     }
+}
+
+/// Turns, items struck out, and what waits: all of it stands in one entry.
+fn full() -> Error {
+    Error::field(
+        "conversation",
+        format_args!("has {TURNS} turns, or as much as it can hold: begin another one"),
+    )
 }
 
 /// Takes a place in a conversation's line. A name that the API did not give is a new conversation the first time.
@@ -136,16 +168,20 @@ pub(crate) fn join(id: &str, input: &[Value], config: &Config) -> Result<Joined>
     }
     let name = random_id();
     let turn = Turn { name: name.clone(), response: None, at: now() };
+    let refusal = Cell::new(None);
     let joined = change(id, config, create, |conversation| {
-        let room = conversation.segments.len() < TURNS && conversation.line.len() < WAITING;
-        if room {
+        refusal.set(if conversation.segments.len() >= TURNS {
+            Some(full())
+        } else if conversation.line.len() >= WAITING {
+            Some(Error::Busy { retry_after: LONGEST_LOOK })
+        } else {
             conversation.line.push(turn.clone());
-        }
-        room.then_some(())
+            return Some(());
+        });
+        None
     })?;
-    if joined.is_none() {
-        let problem = format!("has {TURNS} turns, or {WAITING} that wait: begin another one");
-        return Err(Error::field("conversation", problem));
+    if let (None, Some(refusal)) = (joined, refusal.take()) {
+        return Err(refusal);
     }
     let mut joined = Joined { id: id.to_owned(), name, first: false };
     let is_plain = matches!(input, [only] if only["type"] == "message" && only["role"] == "user");
@@ -185,6 +221,7 @@ impl Joined {
 
     /// Waits until it may be submitted: whether it is the first by then.
     fn wait(&self, is_plain: bool, config: &Config) -> Result<bool> {
+        let mut look = LOOK;
         loop {
             let conversation = load(&self.id)?;
             let Some(at) = conversation.line.iter().position(|turn| turn.name == self.name) else {
@@ -205,10 +242,13 @@ impl Joined {
             if is_plain && submitted && told {
                 return Ok(false);
             }
-            match &conversation.line[0].response {
-                Some(key) if !is_plain || !told => await_end(key)?,
-                _ => mailbox::wait(LOOK)?,
+            // Who is about to submit does so soon; after that it waits for the turn before it that ends last.
+            let running = conversation.line[..at].iter().rev().find_map(|turn| turn.response.as_deref());
+            match running {
+                Some(key) if look == LONGEST_LOOK => await_end(key, look)?,
+                _ => mailbox::wait(look)?,
             }
+            look = (2 * look).min(LONGEST_LOOK);
             settle(&self.id, config)?;
             let (name, now) = (&self.name, now());
             change(&self.id, config, false, |conversation| {
@@ -239,16 +279,17 @@ impl Joined {
     }
 }
 
-/// Waits for a response's end, or for as long as nobody would take the waiting one for dead.
-fn await_end(response: &str) -> Result<()> {
+/// Waits for a response's end, or for as long as nobody would take the waiting one for dead. One that has ended already is
+/// about to leave the line: that takes a look.
+fn await_end(response: &str, look: Duration) -> Result<()> {
     let mut events = TaskRef::new(format!("task_{response}")).events();
     let until = host::now() + SIGN;
     loop {
         let left = until.duration_since(host::now()).unwrap_or_default();
         match events.next_within(Some(left)) {
-            Ok(Next::Event(event)) if event.is_terminal() => return Ok(()),
+            Ok(Next::Event(event)) if event.is_terminal() => return mailbox::wait(look),
             Ok(Next::Event(_)) | Err(Error::Gap { .. }) => {}
-            Ok(_) | Err(Error::NotFound(_)) => return Ok(()),
+            Ok(_) | Err(Error::NotFound(_)) => return mailbox::wait(look),
             Err(error) => return Err(error),
         }
     }
@@ -322,10 +363,10 @@ pub(crate) fn settle(id: &str, config: &Config) -> Result<()> {
 fn last_items(id: &str, conversation: &Conversation, truncate: bool, config: &Config) -> Result<Vec<Value>> {
     let (mut all, mut bytes) = (Vec::new(), 0);
     for name in conversation.segments.iter().rev() {
-        let Some((items, size)) = store::read_sized::<Vec<Value>>(&segment(id, name))? else { continue };
+        let Some((items, size)) = store::read_weighed::<Vec<Value>>(&segment(id, name))? else { continue };
         bytes += size;
         if bytes > config.max_context_bytes {
-            if truncate && !all.is_empty() {
+            if truncate {
                 break;
             }
             return Err(too_large(config));
@@ -358,6 +399,12 @@ fn renew(id: &str, config: &Config) -> Result<()> {
         Some(())
     })?;
     Ok(())
+}
+
+/// The items of one segment that are not struck out.
+fn segment_items(id: &str, name: &str, conversation: &Conversation) -> Result<Vec<Value>> {
+    let items = store::read::<Vec<Value>>(&segment(id, name))?.unwrap_or_default();
+    Ok(items.into_iter().filter(|item| !is_deleted(conversation, item)).collect())
 }
 
 fn is_deleted(conversation: &Conversation, item: &Value) -> bool {
@@ -427,6 +474,7 @@ pub(crate) fn update(request: &Request, config: &Config, reply: Reply) -> Result
         conversation.metadata = metadata.clone();
         Some(shown(id, conversation))
     })?;
+    renew(id, config)?;
     reply.json(200, &changed)
 }
 
@@ -435,6 +483,7 @@ pub(crate) fn delete(request: &Request, reply: Reply) -> Result<()> {
     let id = id_of(request);
     let conversation = load(id)?;
     kv::delete(&key(id))?;
+    kv::delete(&room::mark(conversation.used, id))?;
     for name in &conversation.segments {
         store::remove(&segment(id, name))?;
     }
@@ -445,7 +494,9 @@ pub(crate) fn delete(request: &Request, reply: Reply) -> Result<()> {
 pub(crate) fn list_items(request: &Request, config: &Config, reply: Reply) -> Result<()> {
     let id = id_of(request);
     settle(id, config)?;
-    reply.json(200, &lists::page(request, last_items(id, &load(id)?, true, config)?)?)
+    let conversation = load(id)?;
+    let segments = conversation.segments.iter().map(|name| segment_items(id, name, &conversation));
+    reply.json(200, &lists::page(request, segments)?)
 }
 
 /// `POST /v1/conversations/{id}/items`.
@@ -457,7 +508,9 @@ pub(crate) fn add_items(request: &Request, config: &Config, reply: Reply) -> Res
     if items.is_empty() {
         return Err(fields.fault("items", "is missing"));
     }
-    load(id)?;
+    if load(id)?.segments.len() >= TURNS {
+        return Err(full());
+    }
     settle(id, config)?;
     let name = random_id();
     let weight = keep_items(id, &name, &items, config)?;
@@ -467,6 +520,7 @@ pub(crate) fn add_items(request: &Request, config: &Config, reply: Reply) -> Res
         conversation.changed = !conversation.line.is_empty();
         Some(())
     })?;
+    renew(id, config)?;
     let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
     let list = json!({
         "object": "list", "first_id": id(items.first()), "last_id": id(items.last()), "has_more": false, "data": items,
@@ -482,9 +536,14 @@ fn no_item(id: &str) -> Error {
 pub(crate) fn retrieve_item(request: &Request, config: &Config, reply: Reply) -> Result<()> {
     let (id, item) = (id_of(request), request.param("item").unwrap_or_default());
     settle(id, config)?;
-    let items = last_items(id, &load(id)?, true, config)?;
-    let found = items.into_iter().find(|found| found["id"] == item);
-    reply.json(200, &found.ok_or_else(|| no_item(item))?)
+    let conversation = load(id)?;
+    for name in &conversation.segments {
+        let mut items = segment_items(id, name, &conversation)?.into_iter();
+        if let Some(found) = items.find(|found| found["id"] == item) {
+            return reply.json(200, &found);
+        }
+    }
+    Err(no_item(item))
 }
 
 /// `DELETE /v1/conversations/{id}/items/{item}`.
@@ -505,6 +564,7 @@ pub(crate) fn delete_item(request: &Request, config: &Config, reply: Reply) -> R
             // Others may delete from it as well: whoever writes last leaves nothing that is not struck out above.
             items.retain(|item| !is_deleted(&changed, item));
             store::write(&name, &items, 2 * config.keep())?;
+            renew(id, config)?;
             return reply.json(200, &shown(id, &changed));
         }
     }

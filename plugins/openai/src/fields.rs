@@ -20,36 +20,66 @@ pub(crate) fn document(request: &Request, config: &Config) -> Result<Value> {
     if request.body.len() as u64 > most {
         return Err(Error::TooLarge(format!("the body is larger than {most} bytes")));
     }
-    let (mut values, mut depth, mut deepest) = (0, 0_usize, 0);
-    let mut bytes = request.body.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => {
-                while let Some(byte) = bytes.next() {
-                    match byte {
-                        b'"' => break,
-                        b'\\' => _ = bytes.next(),
-                        _ => {}
-                    }
-                }
-            }
-            b'{' | b'[' => {
-                values += 1;
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b',' | b':' => values += 1,
-            _ => {}
-        }
+    if let Some(coding) = request.header("content-encoding").filter(|coding| *coding != "identity") {
+        return Err(Error::Other {
+            status: 415,
+            kind: "invalid_request_error",
+            code: Some("unsupported_content_encoding"),
+            message: format!("the body is encoded as {coding:?}: send it as it is"),
+            param: Some("content-encoding".to_owned()),
+        });
     }
-    if values > VALUES {
+    let shape = Shape::of(&request.body);
+    if shape.values > VALUES {
         return Err(Error::field("body", format_args!("holds more than {VALUES} values")));
     }
-    if deepest > DEPTH {
+    if shape.deepest > DEPTH {
         return Err(Error::field("body", format_args!("is nested deeper than {DEPTH}")));
     }
     request.json()
+}
+
+/// About how many bytes a JSON text takes once it is read: its values cost far more than they have bytes.
+pub(crate) fn weight(json: &[u8]) -> u64 {
+    let Shape { values, objects, .. } = Shape::of(json);
+    (json.len() + 64 * values + 640 * objects) as u64
+}
+
+/// What a JSON text is made of.
+struct Shape {
+    values: usize,
+    objects: usize,
+    deepest: usize,
+}
+
+impl Shape {
+    fn of(json: &[u8]) -> Self {
+        let (mut values, mut objects, mut depth, mut deepest) = (0, 0, 0_usize, 0);
+        let mut bytes = json.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => {
+                    while let Some(byte) = bytes.next() {
+                        match byte {
+                            b'"' => break,
+                            b'\\' => _ = bytes.next(),
+                            _ => {}
+                        }
+                    }
+                }
+                b'{' | b'[' => {
+                    values += 1;
+                    objects += usize::from(*byte == b'{');
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                b',' | b':' => values += 1,
+                _ => {}
+            }
+        }
+        Self { values, objects, deepest }
+    }
 }
 
 /// An object at a path.

@@ -7,6 +7,7 @@
 //! | `responses` | responses: turns that are kept, gone on from, come back to and followed again |
 //! | `conversations` | conversations: items in order, and turns that are taken one after the other |
 //! | `store` | documents of any length in the plugin's storage |
+//! | `room` | where things are kept, and what goes when the quota is full |
 //! | `question` | what is asked of an agent, whichever endpoint it came by |
 //! | `limits` | how often a caller may ask |
 //! | `lists` | pages of items |
@@ -24,6 +25,7 @@ mod lists;
 mod models;
 mod question;
 mod responses;
+mod room;
 mod silence;
 mod store;
 mod usage;
@@ -52,7 +54,7 @@ impl HttpAdapter for OpenAi {
                 }
             }
             ("GET", "/v1/responses/{id}") => responses::retrieve(request, config, reply),
-            ("DELETE", "/v1/responses/{id}") => responses::delete(request, reply),
+            ("DELETE", "/v1/responses/{id}") => responses::delete(request, config, reply),
             ("POST", "/v1/responses/{id}/cancel") => responses::cancel(request, config, reply),
             ("GET", "/v1/responses/{id}/input_items") => responses::input_items(request, reply),
             ("POST", "/v1/conversations") => conversations::create(request, config, reply),

@@ -2,13 +2,15 @@
 //! them.
 
 use crate::{fields::Fields, models::Model};
-use plugway_sdk::{Error, Request, Result, SubmitError, Task};
+use plugway_sdk::{Error, Request, Result, SubmitError, Submitted, Task};
 use serde_json::{Map, Value, json};
 
 /// Bounds of metadata, as the API has them.
 const METADATA: (usize, usize, usize) = (16, 64, 512);
 /// Most bytes of a session's name that a caller gives.
 const SESSION: usize = 256;
+/// How often work under one key is begun anew.
+const AGAIN: u32 = 20;
 /// Header by which Open WebUI names the chat.
 const CHAT_ID: &str = "x-openwebui-chat-id";
 
@@ -52,12 +54,15 @@ impl Question {
 
     /// What goes with the messages.
     fn beside(self, task: Task, model: &Model) -> Task {
-        let Self { instructions, tools, tool_choice, parameters, metadata, .. } = self;
+        let Self { instructions, tools, tool_choice, mut parameters, metadata, .. } = self;
         let mut task = task.agent(&model.agent);
         if !instructions.is_empty() {
             task = task.instructions(&instructions.join("\n\n"));
         }
-        if !tools.is_empty() {
+        if tools.is_empty() {
+            // Some model servers refuse it where there is nothing to call.
+            parameters.remove("parallel_tool_calls");
+        } else {
             task = task.input("tools", &tools);
             if let Some(choice) = tool_choice {
                 task = task.input("tool_choice", &choice);
@@ -133,9 +138,32 @@ pub(crate) fn idempotency_key(request: &Request, endpoint: &str) -> Result<Optio
     Ok(Some(format!("{endpoint}/{caller}/{key}")))
 }
 
+/// Submits a turn. Under a key whose work came to nothing for a reason that may have passed, it is begun anew: whoever gives
+/// a key means to ask again.
+///
+/// # Errors
+/// What the host says, of the field that most of the input came in.
+pub(crate) fn submit(task: Task, key: Option<String>, field: &str) -> Result<Submitted> {
+    let Some(key) = key else { return task.submit().map_err(|error| refused(error, field)) };
+    let mut again = 0;
+    loop {
+        let key = if again == 0 { key.clone() } else { format!("{key}/{again}") };
+        let submitted = task.clone().idempotency_key(key).submit().map_err(|error| refused(error, field))?;
+        if !submitted.duplicate || again == AGAIN || !may_come_to_more(&submitted)? {
+            return Ok(submitted);
+        }
+        again += 1;
+    }
+}
+
+fn may_come_to_more(task: &Submitted) -> Result<bool> {
+    let task = task.describe()?.unwrap_or_default();
+    Ok(task["state"] == "failed" && task["result"]["recoverable"] == true)
+}
+
 /// What the host says of a task that it does not take. What is wrong with the input is wrong with the field that most of it
 /// came in.
-pub(crate) fn refused(error: SubmitError, field: &str) -> Error {
+fn refused(error: SubmitError, field: &str) -> Error {
     match error {
         SubmitError::Invalid(why) => Error::field(field, why),
         other => other.into(),
@@ -182,6 +210,10 @@ pub(crate) fn parameters(fields: &Fields<'_>) -> Result<Map<String, Value>> {
     let mut passed = Map::new();
     for (name, kind) in &PASSED {
         let Some(value) = fields.value(name) else { continue };
+        if (*name, value.as_i64()) == ("max_tokens", Some(-1)) {
+            // Some clients' way to say that there is no bound.
+            continue;
+        }
         match kind {
             Is::Between(least, most) => {
                 let number = fields.number(name)?;

@@ -1,32 +1,27 @@
 //! What is remembered, in the plugin's own storage: under one name a document of any length, in pieces that an entry holds.
-//!
-//! When the quota is full the oldest responses go first: their names begin with the time of their making.
 
-use plugway_sdk::{Error, Result, bounds, host, kv, warn};
+use crate::{fields::weight, room};
+use plugway_sdk::{Error, Result, bounds, host, kv};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
-/// Responses that make room at a time.
-const EVICTED: u32 = 50;
 /// Bytes that tell the pieces of one writing from those of another; and all that stands before a document in its head.
 const GENERATION: usize = 4;
 const HEAD: usize = 1 + GENERATION;
-/// What all names of responses begin with.
-pub(crate) const RESPONSES: &str = "r/";
 
 /// Reads a document.
 ///
 /// # Errors
 /// The store does not answer, or what it has is not what was stored.
 pub(crate) fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>> {
-    Ok(read_sized(name)?.map(|(document, _)| document))
+    Ok(read_weighed(name)?.map(|(document, _)| document))
 }
 
-/// Reads a document, and tells how many bytes it takes.
+/// Reads a document, and tells about how many bytes of an instance it takes.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn read_sized<T: DeserializeOwned>(name: &str) -> Result<Option<(T, u64)>> {
+pub(crate) fn read_weighed<T: DeserializeOwned>(name: &str) -> Result<Option<(T, u64)>> {
     let mut found = kv::get(&head(name))?;
     while let Some(kv::Versioned { value, version }) = found {
         let Some((pieces, first)) = Pieces::read(&value) else { return Err(torn(name)) };
@@ -34,7 +29,7 @@ pub(crate) fn read_sized<T: DeserializeOwned>(name: &str) -> Result<Option<(T, u
             let bytes = [first, &rest].concat();
             let document = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::internal(format!("{name}: {error}")))?;
-            return Ok(Some((document, bytes.len() as u64)));
+            return Ok(Some((document, weight(&bytes))));
         }
         // There is another one in its place by now, or none.
         found = kv::get(&head(name))?;
@@ -83,7 +78,7 @@ impl Pieces {
 /// Stores a document, whatever is there: how many bytes it takes. The head, which says what pieces there are, comes last.
 ///
 /// # Errors
-/// The store does not answer, or has no room though all responses but this one have gone.
+/// The store does not answer, or has no room though everything else has gone.
 pub(crate) fn write<T: Serialize + ?Sized>(name: &str, document: &T, keep: Duration) -> Result<u64> {
     let bytes = serde_json::to_vec(document)?;
     let (first, rest) = bytes.split_at(bytes.len().min(bounds::KV_VALUE - HEAD));
@@ -93,11 +88,17 @@ pub(crate) fn write<T: Serialize + ?Sized>(name: &str, document: &T, keep: Durat
     let before = kv::get(&head(name))?;
     if count > 0 {
         pieces.generation.copy_from_slice(&host::random(GENERATION as u32));
-        for (piece, bytes) in pieces.names(name).zip(rest.chunks(bounds::KV_VALUE)) {
-            put(&piece, bytes, keep)?;
-        }
     }
-    put(&head(name), &[&[count][..], &pieces.generation, first].concat(), keep)?;
+    let written = pieces
+        .names(name)
+        .zip(rest.chunks(bounds::KV_VALUE))
+        .try_for_each(|(piece, bytes)| put(&piece, bytes, keep))
+        .and_then(|()| put(&head(name), &[&[count][..], &pieces.generation, first].concat(), keep));
+    if let Err(error) = written {
+        // Nobody would find them. What can't be removed now goes with its time.
+        pieces.names(name).for_each(|piece| _ = kv::delete(&piece));
+        return Err(error);
+    }
     if let Some((before, _)) = before.as_ref().and_then(|head| Pieces::read(&head.value)) {
         before.names(name).try_for_each(|piece| kv::delete(&piece))?;
     }
@@ -107,29 +108,10 @@ pub(crate) fn write<T: Serialize + ?Sized>(name: &str, document: &T, keep: Durat
 fn put(key: &str, bytes: &[u8], keep: Duration) -> Result<()> {
     loop {
         match kv::put(key, bytes, Some(keep)) {
-            Err(kv::Error::TooLarge(what)) => make_room(key, &what)?,
+            Err(kv::Error::Full(what)) => room::make(key, &what)?,
             stored => return Ok(stored.map(|_| ())?),
         }
     }
-}
-
-/// Removes the oldest responses, but for the one that room is made for.
-///
-/// # Errors
-/// The store does not answer, or there are no other responses.
-pub(crate) fn make_room(key: &str, what: &str) -> Result<()> {
-    let oldest = kv::keys(RESPONSES, None, EVICTED)?;
-    let mut others = oldest.iter().filter(|oldest| response_of(oldest) != response_of(key)).peekable();
-    if others.peek().is_none() {
-        let told = "the gateway has no room to store this";
-        return Err(Error::unavailable(format!("there is no room: {what}")).with_message(told));
-    }
-    warn!("the oldest responses make room for new ones: {what}");
-    others.try_for_each(|key| Ok(kv::delete(key)?))
-}
-
-fn response_of(key: &str) -> Option<&str> {
-    key.strip_prefix(RESPONSES)?.split('/').next()
 }
 
 /// Removes a document; whether it was there.

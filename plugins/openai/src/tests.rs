@@ -87,7 +87,6 @@ fn what_is_wrong_with_a_chat_is_named() {
             with("messages", json!([{"role": "tool", "tool_call_id": "x", "content": "y"}])),
             "messages[0].tool_call_id",
         ),
-        (with("messages", json!([{"role": "assistant"}])), "messages[0].content"),
         (with("n", json!(2)), "n"),
         (with("logprobs", json!(true)), "logprobs"),
         (with("top_logprobs", json!(1)), "top_logprobs"),
@@ -554,4 +553,192 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_was_not_used_for_the_longest_time_makes_room() {
+    let mock = mock();
+    let text = "x".repeat(2_000);
+    let item = json!({"role": "user", "content": text});
+    let make = || {
+        let made = json_of(&post(&mock, "/v1/conversations", &json!({"items": [item, item]})));
+        mock.advance(Duration::from_secs(7_200));
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let conversations = [make(), make(), make(), make()];
+    let is_there = |id: &str| get(&mock, &format!("/v1/conversations/{id}")).status == 200;
+    // The first is used again, and so is not the oldest any more.
+    let used = format!("/v1/conversations/{}/items", conversations[0]);
+    assert_eq!(post(&mock, &used, &json!({"items": [item]})).status, 200);
+    let kept = |mock: &Mock| mock.stored_keys().len();
+    mock.storage_quota(18_000);
+    make();
+    assert!(!is_there(&conversations[1]), "{:?}", mock.stored_keys());
+    assert!(is_there(&conversations[0]), "{:?}", mock.stored_keys());
+    let before = kept(&mock);
+    let large = json!({"items": [{"role": "user", "content": "x".repeat(60_000)}]});
+    let refused = post(&mock, "/v1/conversations", &large);
+    assert_eq!(refused.status, 413, "{}", refused.text());
+    assert!(kept(&mock) <= before, "nothing is left of what was refused: {:?}", mock.stored_keys());
+    assert_eq!(post(&mock, RESPONSES, &json!({"input": "small"})).status, 200);
+}
+
+#[test]
+fn a_conversation_that_is_full_says_so_and_costs_nobody_else_anything() {
+    let mock = mock();
+    let other = json_of(&post(&mock, RESPONSES, &json!({"input": "somebody else's"})));
+    let made = json_of(&post(&mock, "/v1/conversations", &json!({})));
+    let path = format!("/v1/conversations/{}/items", made["id"].as_str().unwrap());
+    let long = json!({"items": [{"id": "x".repeat(129), "role": "user", "content": "x"}]});
+    assert_eq!(json_of(&post(&mock, &path, &long))["error"]["param"], "items[0].id");
+    let item = json!({"items": [{"role": "user", "content": "x"}]});
+    let made_item = json_of(&post(&mock, &path, &item))["first_id"].as_str().unwrap().to_owned();
+    // Ids of items that are struck out stay in one entry.
+    let key = format!("c/{}", made["id"].as_str().unwrap());
+    let mut conversation = plugway_sdk::kv::get_json::<Value>(&key).unwrap().unwrap().value;
+    conversation["deleted"] = (0..8_003).map(|n| format!("{n:0128}")).collect();
+    plugway_sdk::kv::put_json(&key, &conversation, None).unwrap();
+    let refused = mock.request("DELETE", &format!("{path}/{made_item}")).handle(&OpenAi);
+    assert_eq!((refused.status, &json_of(&refused)["error"]["param"]), (400, &json!("conversation")));
+    assert_eq!(get(&mock, &format!("{RESPONSES}/{}", other["id"].as_str().unwrap())).status, 200);
+}
+
+#[test]
+fn items_of_other_responses_may_be_referred_to() {
+    let mock = mock();
+    mock.agent(|_| calls());
+    let first = json_of(&post(
+        &mock,
+        RESPONSES,
+        &json!({"input": "call", "tools": [
+        {"type": "function", "name": "f", "parameters": {}}]}),
+    ));
+    let ids: Vec<_> = first["output"].as_array().unwrap().iter().map(|item| item["id"].clone()).collect();
+    let mut input = vec![json!({"role": "user", "content": "call"})];
+    input.extend(ids.iter().map(|id| json!({"type": "item_reference", "id": id})));
+    input.push(json!({"type": "function_call_output", "call_id": "c1", "output": "42"}));
+    let second = post(&mock, RESPONSES, &json!({"input": input}));
+    assert_eq!(second.status, 200, "{}", second.text());
+    let told = mock.submissions()[1].input["history"].clone();
+    let roles: Vec<_> = told.as_array().unwrap().iter().map(|message| message["role"].clone()).collect();
+    assert_eq!(roles, ["user", "assistant", "tool"], "{told}");
+    input[1]["id"] = json!("msg_0123456789abcdef0000");
+    assert_eq!(json_of(&post(&mock, RESPONSES, &json!({"input": input})))["error"]["param"], "input[1].id");
+}
+
+#[test]
+fn history_that_an_agent_would_not_take_is_left_out_or_the_field_is_named() {
+    let mock = mock();
+    let picture = |n: u8| {
+        let url = format!("data:image/png;base64,{}", char::from(b'a' + n).to_string().repeat(900_000));
+        json!([{"role": "user", "content": [{"type": "input_image", "image_url": url}]}])
+    };
+    let mut last = Value::Null;
+    for n in 0..3 {
+        let body = json!({"input": picture(n), "previous_response_id": last, "truncation": "auto"});
+        let made = json_of(&post(&mock, RESPONSES, &body));
+        assert_eq!(made["status"], "completed", "{}", made["error"]);
+        last = made["id"].clone();
+    }
+    let strict = json!({"input": "go", "previous_response_id": last});
+    assert_eq!(json_of(&post(&mock, RESPONSES, &strict))["error"]["param"], "truncation");
+}
+
+#[test]
+fn a_key_of_work_that_may_come_to_more_begins_it_anew() {
+    let mock = mock();
+    let mut runs = 0;
+    mock.agent(move |_| {
+        runs += 1;
+        let failed = json!({"error": "down", "error_type": "agent_unreachable", "recoverable": true});
+        if runs < 3 { Script::new().started().event("failed", failed) } else { Script::reply(["up"]) }
+    });
+    let ask =
+        |path: &str, body: &Value| mock.post(path).header("idempotency-key", "k").json(body).handle(&OpenAi);
+    let body = json!({"input": "x", "messages": [{"role": "user", "content": "x"}]});
+    let statuses: Vec<_> = (0..4).map(|_| ask(CHAT, &body).status).collect();
+    assert_eq!(statuses, [502, 502, 200, 200]);
+    assert_eq!(mock.submissions().len(), 3, "what was answered is not begun anew");
+}
+
+#[test]
+fn what_clients_send_by_habit_is_taken() {
+    let mock = mock();
+    let with = |extra: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    };
+    let user = json!({"role": "user", "content": "x"});
+    let call = json!({"id": "c", "function": {"name": "f", "arguments": "{}"}});
+    for body in [
+        with(json!({"max_tokens": -1})),
+        with(json!({"function_call": "auto", "functions": []})),
+        with(json!({"parallel_tool_calls": true, "tools": []})),
+        with(json!({"messages": [user, {"role": "assistant", "content": null}, user]})),
+        with(json!({"messages": [user, {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": null}]})),
+        with(
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x/y.png"}]}]}),
+        ),
+    ] {
+        let answer = post(&mock, CHAT, &body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text());
+    }
+    let last = mock.submissions().last().unwrap().input.clone();
+    assert_eq!(last["content"][0]["image_url"]["url"], "https://x/y.png");
+    assert!(mock.submissions()[2].input["parameters"].is_null(), "there is nothing to call");
+    let items = json!([user, {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}},
+        {"role": "assistant", "content": []}, user]);
+    let answer = post(&mock, RESPONSES, &json!({"input": items}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let packed = mock.post(CHAT).header("content-encoding", "gzip").json(&with(json!({}))).handle(&OpenAi);
+    assert_eq!(packed.status, 415);
+}
+
+#[test]
+fn a_response_that_is_deleted_leaves_its_turn_in_the_conversation() {
+    let mock = mock();
+    let response = json_of(&post(&mock, RESPONSES, &json!({"input": "one", "conversation": "talk"})));
+    let path = format!("{RESPONSES}/{}", response["id"].as_str().unwrap());
+    assert_eq!(mock.request("DELETE", &path).handle(&OpenAi).status, 200);
+    let items = json_of(&get(&mock, "/v1/conversations/talk/items"));
+    assert_eq!(items["data"].as_array().unwrap().len(), 2, "{items}");
+}
+
+#[test]
+fn items_live_as_long_as_their_conversation() {
+    let mock = mock();
+    mock.config(json!({"keep_seconds": 100}));
+    let made =
+        json_of(&post(&mock, "/v1/conversations", &json!({"items": [{"role": "user", "content": "first"}]})));
+    let path = format!("/v1/conversations/{}/items", made["id"].as_str().unwrap());
+    for _ in 0..20 {
+        mock.advance(Duration::from_secs(40));
+        assert_eq!(post(&mock, &path, &json!({"items": [{"role": "user", "content": "x"}]})).status, 200);
+    }
+    let page = json_of(&get(&mock, &format!("{path}?order=asc&limit=5")));
+    assert_eq!(page["data"][0]["content"][0]["text"], "first", "{page}");
+    assert_eq!(page["has_more"], true);
+    let after = page["last_id"].as_str().unwrap();
+    let rest = json_of(&get(&mock, &format!("{path}?order=asc&limit=100&after={after}")));
+    assert_eq!((rest["data"].as_array().unwrap().len(), &rest["has_more"]), (16, &json!(false)));
+}
+
+#[test]
+fn many_small_items_do_not_burst_an_instance() {
+    let mock = mock();
+    let made = json_of(&post(&mock, "/v1/conversations", &json!({})));
+    let id = made["id"].as_str().unwrap();
+    let parts = vec![json!({"type": "input_text", "text": ""}); 9_000];
+    for _ in 0..6 {
+        let items = json!({"items": [{"role": "user", "content": parts}]});
+        assert_eq!(post(&mock, &format!("/v1/conversations/{id}/items"), &items).status, 200);
+    }
+    let asked = post(&mock, RESPONSES, &json!({"input": "x", "conversation": id}));
+    assert_eq!(json_of(&asked)["error"]["param"], "truncation", "they are more than may be brought together");
+    let auto = post(&mock, RESPONSES, &json!({"input": "x", "conversation": id, "truncation": "auto"}));
+    assert_eq!(auto.status, 200, "{}", auto.text());
+    let listed = get(&mock, &format!("/v1/conversations/{id}/items?limit=2"));
+    assert_eq!(json_of(&listed)["data"].as_array().unwrap().len(), 2);
 }

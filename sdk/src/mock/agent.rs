@@ -203,7 +203,9 @@ impl TaskLog {
             Some(kind @ ("completed" | "failed" | "cancelled")) => kind,
             Some(_) => "running",
         };
-        json!({"id": task, "session_id": self.session, "state": state,
+        let result = last.filter(|logged| terminal(&logged.event));
+        let result = result.and_then(|logged| serde_json::from_str::<Value>(&logged.event.data).ok());
+        json!({"task_id": task, "session_id": self.session, "state": state, "result": result,
                "attempt": last.map_or(0, |logged| logged.event.attempt)})
     }
 

@@ -418,6 +418,12 @@ pub(crate) mod kv {
             if version.is_some_and(|version| version != present) {
                 return Err(Error::Conflict(present));
             }
+            let now_ms = state.now_ms;
+            let others = state.kv.iter().filter(|(other, entry)| *other != key && entry.expires_ms > now_ms);
+            let used: usize = others.map(|(key, entry)| key.len() + entry.value.len()).sum();
+            if used + key.len() + value.len() > state.store_quota {
+                return Err(Error::Full(format!("{used} of {} bytes are used", state.store_quota)));
+            }
             state.kv_version += 1;
             let expires_ms = ttl_ms.map_or(u64::MAX, |ttl| state.now_ms.saturating_add(ttl));
             let entry = Entry { value: value.to_vec(), version: state.kv_version, expires_ms };

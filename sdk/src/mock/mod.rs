@@ -184,6 +184,11 @@ impl Mock {
         with(|state| state.store_fault = message.map(str::to_owned));
     }
 
+    /// From now on `kv` takes no more than so many bytes of keys and values.
+    pub fn storage_quota(&self, bytes: usize) {
+        with(|state| state.store_quota = bytes);
+    }
+
     /// From now on no callback can be stored, with this message; none lets it work again.
     pub fn break_outbox(&self, message: Option<&str>) {
         with(|state| state.outbox_fault = message.map(str::to_owned));

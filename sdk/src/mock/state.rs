@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) kv: BTreeMap<String, Entry>,
     pub(super) kv_version: u64,
     pub(super) store_fault: Option<String>,
+    /// Bytes of keys and values that `kv` takes.
+    pub(super) store_quota: usize,
     pub(super) outbox_fault: Option<String>,
     pub(super) pace: BTreeMap<String, Pace>,
     pub(super) close_after: Option<(Duration, Reason)>,
@@ -122,6 +124,7 @@ impl Default for State {
             kv: BTreeMap::new(),
             kv_version: 0,
             store_fault: None,
+            store_quota: usize::MAX,
             outbox_fault: None,
             pace: BTreeMap::new(),
             close_after: None,

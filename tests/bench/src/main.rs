@@ -7,9 +7,6 @@
 mod client;
 mod figures;
 mod native;
-mod process;
-mod report;
-mod statistics;
 mod workshop;
 
 #[path = "../../plugins/bench/src/dialogue.rs"]
@@ -17,6 +14,7 @@ mod dialogue;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use plugway_figures::report;
 
 use figures::Figure;
 use workshop::{Effort, Workshop};

@@ -5,14 +5,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use plugway_figures::process::{Server, run};
+use plugway_figures::report;
 use tempfile::TempDir;
 
 use crate::client::{Connection, request};
-use crate::process::Server;
 
 /// Longest that a gateway gets to load its plugins.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,11 +57,8 @@ impl Workshop {
 
     /// One line on what was measured, and where.
     pub(crate) fn description(&self) -> String {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').next().unwrap_or_default();
         let quick = if self.effort == Effort::Quick { "; quick, not for comparison" } else { "" };
-        format!("{}, {processors} processors, load at the end {load}{quick}", self.gateway.display())
+        report::place(&self.gateway) + quick
     }
 
     /// This many, or fewer for a quick run.
@@ -89,7 +86,7 @@ impl Workshop {
     pub(crate) fn native(&self) -> anyhow::Result<Server> {
         let mut command = Command::new(env::current_exe()?);
         command.arg("native");
-        Server::start(command, &self.built.path().join("native.log"))
+        Server::announced(command, &self.built.path().join("native.log"))
     }
 
     /// A gateway with the benchmark's plugin, and with an echo agent that does not pause. `config` is what else its
@@ -138,7 +135,7 @@ impl Home {
         command.arg("--config").arg(directory.join("plugway.toml")).args(["--listen", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(directory.join("data"));
         command.arg("--plugins-dir").arg(directory.join("plugins"));
-        Server::start(command, &directory.join("log"))
+        Server::announced(command, &directory.join("log"))
     }
 
     /// Starts the gateway and waits until it is ready.
@@ -203,12 +200,4 @@ impl Gateway {
         let (status, body) = connection.ask(request).await?;
         Ok((status, String::from_utf8_lossy(body).into_owned()))
     }
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("{command:?} does not start"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
 }

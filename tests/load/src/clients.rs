@@ -9,10 +9,12 @@ use anyhow::{Context as _, bail, ensure};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use plugway_figures::limits;
+use plugway_figures::mark::{Found, find};
+use plugway_figures::unframing::Unframing;
 
-use crate::event::{self, Clock, Found};
-use crate::limits;
-use crate::stream::{Audit, Unframing};
+use crate::audit::Audit;
+use crate::event::Clock;
 
 /// Opened at once: what a server's queue of connections holds anywhere.
 const BATCH: usize = 100;
@@ -224,7 +226,9 @@ impl Client {
                 kept.drain(..forgotten);
             }
             Ok(())
-        })
+        })?;
+        ensure!(!unframing.is_ended(), "the stream ended");
+        Ok(())
     }
 }
 
@@ -238,7 +242,7 @@ fn scan(
 ) -> anyhow::Result<usize> {
     let mut from = 0;
     loop {
-        match event::find(&text[from..], padding) {
+        match find(&text[from..], padding) {
             Found::Nothing(forgotten) => return Ok(from + forgotten),
             Found::Broken => {
                 bail!("an event is not what was sent: {:?}", String::from_utf8_lossy(&text[from..]))
@@ -249,7 +253,7 @@ fn scan(
                 ensure!(mark.number == expected, "event {} came where {expected} was next", mark.number);
                 *next = Some(expected + 1);
                 received.events += 1;
-                let latency = now.saturating_sub(mark.sent).as_nanos();
+                let latency = now.saturating_sub(mark.made).as_nanos();
                 received.latencies.saturating_record(u64::try_from(latency).unwrap_or(LONGEST));
             }
         }

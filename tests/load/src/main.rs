@@ -6,17 +6,12 @@
 //! is asserted of the figures, but every event is accounted for: a server that loses one, sends one twice or sends
 //! another ends the run.
 
+mod audit;
 mod clients;
 mod event;
 mod figures;
-mod limits;
 mod peers;
-mod process;
 mod publish;
-#[path = "../../bench/src/report.rs"]
-mod report;
-mod statistics;
-mod stream;
 mod subjects;
 mod workshop;
 
@@ -24,6 +19,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use plugway_figures::{limits, report};
 
 use figures::Figure;
 use peers::Kind;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros, written};
 
 use crate::clients::{Clients, Received};
 use crate::event::Clock;
 use crate::peers::{CALIBRATION, Kind, Peer};
-use crate::report::Row;
-use crate::statistics::{median, micros, written};
 use crate::workshop::Workshop;
 
 /// A server with its clients.
@@ -71,8 +71,8 @@ impl Subject {
     /// A row with the cost of a delivery.
     pub(crate) fn cost_row(&self) -> Row {
         let mut cost = written(median(&self.costs), 2, "µs");
-        if let Some(redis) = median(&self.redis_costs) {
-            cost += &format!(", its Redis {redis:.2} µs");
+        if !self.redis_costs.is_empty() {
+            cost += &format!(", its Redis {}", written(median(&self.redis_costs), 2, "µs"));
         }
         Row::new(format!("  {} ({} bytes)", self.title, self.wire), cost, "")
     }

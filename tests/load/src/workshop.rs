@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use anyhow::Context as _;
+use plugway_figures::report;
 use tempfile::TempDir;
 
 use crate::event::Clock;
@@ -93,13 +93,9 @@ impl Workshop {
 
     /// One line on what was measured, and where.
     pub(crate) fn description(&self) -> String {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').next().unwrap_or_default();
         format!(
-            "{}, {processors} processors, load at the end {load}; medians of {} rounds; CPU: user and system from \
-             /proc/PID/stat, of a server and its children",
-            self.gateway.display(),
+            "{}; medians of {} rounds; CPU: user and system from /proc/PID/stat, of a server and its children",
+            report::place(&self.gateway),
             self.rounds
         )
     }

@@ -54,9 +54,7 @@ impl kv::Host for Exchange {
         self.new_step_if(pended);
         Ok(written.map_err(|error| match error {
             KvError::Conflict(version) => kv::Error::Conflict(version),
-            KvError::Quota { .. } => {
-                kv::Error::TooLarge(format!("the plugin's storage (limits.kv): {error}"))
-            }
+            KvError::Quota { .. } => kv::Error::Full(format!("the plugin's storage (limits.kv): {error}")),
             KvError::Store(error) => unavailable(error),
         }))
     }

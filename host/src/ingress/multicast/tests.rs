@@ -132,7 +132,7 @@ impl Counter {
         socket2::SockRef::from(&socket).set_send_buffer_size(4 << 10).unwrap();
         socket2::SockRef::from(&client).set_recv_buffer_size(4 << 10).unwrap();
         let connection = Connection { socket, chunked: false, place: Place::alone() };
-        let bounds = Bounds { write_timeout: DEADLINE, unsent: 16 << 10, received: 1 << 10 };
+        let bounds = Bounds { write_timeout: DEADLINE, received: 1 << 10 };
         let whispers = self.whispers.subscribe();
         let heard = *whispers.borrow();
         let source = Whisperer { count: Count::from(from, self), whispers, heard };

@@ -39,6 +39,8 @@ pub(super) struct Thread {
     path: PathBuf,
     /// None after a failure of the disk: opened anew for the next group.
     conn: Option<Connection>,
+    /// The connection does not wait for the disk when it commits.
+    lazy: bool,
     memory: Memory,
     inbox: mpsc::Receiver<Op>,
     /// What the next group carries; begins with events that the disk refused.
@@ -71,6 +73,7 @@ impl Thread {
         Self {
             path,
             conn: Some(conn),
+            lazy: false,
             memory,
             inbox,
             waiting: VecDeque::new(),
@@ -171,7 +174,7 @@ impl Thread {
 
     /// Whether a disk that refused takes anything again. Takes the leases that ran out meanwhile.
     fn sound_out(&mut self) -> rusqlite::Result<()> {
-        self.transaction(|tx| {
+        self.transaction(false, |tx| {
             queue::forfeit(tx)?;
             tx.probe()
         })
@@ -198,17 +201,30 @@ impl Thread {
         if ops.is_empty() {
             return Ok(());
         }
-        self.transaction(|tx| ops.iter_mut().try_for_each(|op| op.apply(tx)))
+        // Nobody waits for events alone: they are on the disk with the next thing that somebody waits for, at the latest with
+        // their run's end.
+        let lazy = !ops.iter().any(Op::is_awaited);
+        self.transaction(lazy, |tx| ops.iter_mut().try_for_each(|op| op.apply(tx)))
     }
 
+    /// Commits what `work` does. `lazy`: a power failure may undo it, and all that was lazy just before; the death of this
+    /// process may not.
     fn transaction(
         &mut self,
+        lazy: bool,
         work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<()>,
     ) -> rusqlite::Result<()> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => super::connect(&self.path)?,
+            None => {
+                self.lazy = false;
+                super::connect(&self.path)?
+            }
         };
+        if self.lazy != lazy {
+            conn.pragma_update(None, "synchronous", if lazy { "NORMAL" } else { "FULL" })?;
+            self.lazy = lazy;
+        }
         #[cfg(test)]
         super::limit(&conn, self.shared.full.load(Ordering::SeqCst))?;
         let mut memory = self.memory;

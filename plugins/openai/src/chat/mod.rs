@@ -8,7 +8,7 @@ use crate::{
     failure::{self, Ended},
     fields::document,
     models,
-    question::{idempotency_key, refused, session},
+    question::{self, idempotency_key, session},
     silence::Silence,
 };
 use answer::Answer;
@@ -22,20 +22,17 @@ const BEGIN: Duration = Duration::from_millis(500);
 /// Answers one request.
 pub(crate) fn complete(request: &Request, config: &Config, reply: Reply) -> Result<()> {
     let body = document(request, config)?;
-    let ChatRequest { model, question, stream, include_usage, store } = ChatRequest::read(&body)?;
+    let ChatRequest { model, question: asked, stream, include_usage, store } = ChatRequest::read(&body)?;
     let model = models::agent(model.as_deref(), config)?;
-    let session = session(request, &question.metadata)?;
-    let mut task = question.task(&model);
+    let session = session(request, &asked.metadata)?;
+    let mut task = asked.task(&model);
     if let Some(session) = session {
         task = task.session(session);
     }
     let key = idempotency_key(request, "chat")?;
     // Whoever gives a key means to come back.
     let stays = store || key.is_some();
-    if let Some(key) = key {
-        task = task.idempotency_key(key);
-    }
-    let task = task.submit().map_err(|error| refused(error, "messages"))?;
+    let task = question::submit(task, key, "messages")?;
     let answer = Answer::new(&task.id, model.name);
     let told = if stream {
         tell(answer, task.events(), include_usage, config, reply)

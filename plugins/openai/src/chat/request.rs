@@ -42,7 +42,9 @@ impl ChatRequest {
             return Err(fields.fault("modalities", NO_AUDIO));
         }
         fields.refuse("functions", OLD)?;
-        fields.refuse("function_call", OLD)?;
+        if fields.value("function_call").is_some_and(|choice| choice != "auto" && choice != "none") {
+            return Err(fields.fault("function_call", OLD));
+        }
 
         let stream = fields.flag("stream")?.unwrap_or_default();
         let options = fields.object("stream_options")?;
@@ -140,7 +142,7 @@ fn messages(fields: &Fields<'_>, question: &mut Question) -> Result<()> {
                     return Err(message.fault("tool_call_id", "answers no call of the message before it"));
                 };
                 open.remove(at);
-                let content = text(message)?;
+                let content = if message.value("content").is_some() { text(message)? } else { String::new() };
                 question.messages.push(json!({"role": "tool", "tool_call_id": call, "content": content}));
             }
             "function" => return Err(message.fault("role", OLD)),
@@ -168,9 +170,7 @@ fn assistant(message: &Fields<'_>, open: &mut Vec<String>) -> Result<Value> {
     message.refuse("audio", NO_AUDIO)?;
     let mut calls = Vec::new();
     for call in message.objects("tool_calls")?.unwrap_or_default() {
-        if call.required_text("type")? != "function" {
-            return Err(call.fault("type", "must be function"));
-        }
+        call.word("type", &["function"])?;
         let function = call.object("function")?.ok_or_else(|| call.fault("function", "is missing"))?;
         let (id, name) = (call.required_text("id")?, function.required_text("name")?);
         let arguments = function.required_text("arguments")?;
@@ -180,9 +180,7 @@ fn assistant(message: &Fields<'_>, open: &mut Vec<String>) -> Result<Value> {
     let said = match (message.value("content"), message.text("refusal")?) {
         (Some(_), _) => Some(text(message)?),
         (None, Some(refusal)) => Some(refusal.to_owned()),
-        (None, None) if calls.is_empty() => {
-            return Err(message.fault("content", "is missing, and there are no tool_calls"));
-        }
+        (None, None) if calls.is_empty() => Some(String::new()),
         (None, None) => None,
     };
     let mut said = json!({"role": "assistant", "content": said});
@@ -190,6 +188,14 @@ fn assistant(message: &Fields<'_>, open: &mut Vec<String>) -> Result<Value> {
         said["tool_calls"] = calls.into();
     }
     Ok(said)
+}
+
+/// A part in its full form: some clients give a picture's address alone.
+fn whole_part(part: &Value) -> Value {
+    match &part["image_url"] {
+        Value::String(url) => json!({"type": "image_url", "image_url": {"url": url}}),
+        _ => part.clone(),
+    }
 }
 
 /// A content of nothing but text.
@@ -222,6 +228,7 @@ fn content(message: &Fields<'_>) -> Result<Value> {
             for part in message.objects("content")?.unwrap_or_default() {
                 match part.required_text("type")? {
                     "text" => _ = part.required_text("text")?,
+                    "image_url" if matches!(part.value("image_url"), Some(Value::String(_))) => {}
                     "image_url" => {
                         let image =
                             part.object("image_url")?.ok_or_else(|| part.fault("image_url", "is missing"))?;
@@ -238,7 +245,7 @@ fn content(message: &Fields<'_>) -> Result<Value> {
                     _ => return Err(part.fault("type", "must be one of text, image_url, file")),
                 }
             }
-            Ok(Value::Array(parts.clone()))
+            Ok(parts.iter().map(whole_part).collect())
         }
         _ => text(message).map(Value::from),
     }

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 
 const NO_AUDIO: &str = "agents neither hear nor speak";
+/// Longest id that an item may bring.
+const ID: usize = 128;
 const NOT_TAKEN: &str =
     "must be one of message, function_call, function_call_output, reasoning, mcp_call, item_reference";
 
@@ -68,7 +70,9 @@ fn item_of(item: &Fields<'_>) -> Result<Value> {
         }
         kept
     };
-    item.text("id")?;
+    if item.text("id")?.is_some_and(|id| id.len() > ID) {
+        return Err(item.fault("id", format_args!("has more than {ID} bytes")));
+    }
     match kind {
         "message" => {
             let role = item.required_text("role")?;
@@ -106,6 +110,8 @@ fn item_of(item: &Fields<'_>) -> Result<Value> {
             item.required_text("id")?;
             Ok(kept(&["id"]))
         }
+        // Calls of tools that other servers host, in a history that was made there: they are of no use to an agent here.
+        _ if kind.ends_with("_call") || kind.ends_with("_call_output") => Ok(kept(&["id"])),
         _ => Err(item.fault("type", NOT_TAKEN)),
     }
 }
@@ -123,7 +129,7 @@ fn content(item: &Fields<'_>, role: &str) -> Result<Value> {
             Ok(json!([part]))
         }
         Some(Value::Array(parts)) => {
-            if parts.is_empty() {
+            if parts.is_empty() && role != "assistant" {
                 return Err(item.fault("content", "has no parts"));
             }
             for part in item.objects("content")?.unwrap_or_default() {
@@ -255,18 +261,26 @@ pub(crate) fn unknown_call(before: &[Value], items: &[Value]) -> Option<(usize, 
 /// Puts the items that references mean in their place.
 ///
 /// # Errors
-/// A 400: a reference to what is not there.
-pub(crate) fn resolve(items: Vec<Value>, before: &[Value]) -> Result<Vec<Value>> {
+/// A 400: a reference to what is not there; `find` fails, which looks among all that is kept.
+pub(crate) fn resolve(
+    items: Vec<Value>,
+    before: &[Value],
+    find: impl Fn(&str) -> Result<Option<Value>>,
+) -> Result<Vec<Value>> {
     let known: HashSet<&str> = before.iter().filter_map(|item| item["id"].as_str()).collect();
     let found = |(at, item): (usize, Value)| {
         if item["type"] != "item_reference" {
             return Ok(Some(item));
         }
-        if item["id"].as_str().is_some_and(|id| known.contains(id)) {
+        let id = item["id"].as_str().unwrap_or_default();
+        if known.contains(id) {
             // The agent is told of it anyway, where it stands.
             return Ok(None);
         }
-        Err(Error::field(format!("input[{at}].id"), "names no item of the turns before"))
+        match find(id)? {
+            Some(item) => Ok(Some(item)),
+            None => Err(Error::field(format!("input[{at}].id"), "names no item that is kept")),
+        }
     };
     items.into_iter().enumerate().map(found).filter_map(Result::transpose).collect()
 }

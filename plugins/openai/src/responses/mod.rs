@@ -10,10 +10,10 @@ use crate::{
     config::Config,
     conversations::{self, Joined},
     failure::Ended,
-    fields::document,
+    fields::{self, document},
     lists,
     models::{self, Model},
-    question::{Question, idempotency_key, refused, session},
+    question::{self, Question, idempotency_key, session},
     silence::Silence,
 };
 use growth::Growth;
@@ -88,7 +88,7 @@ fn submit(request: &Request, config: &Config, asked: ResponseRequest, model: &Mo
     };
     let outcome = (|| {
         let known = before.as_deref().unwrap_or_default();
-        let input = items::resolve(input, known)?;
+        let input = items::resolve(input, known, |id| stored_item(id, config))?;
         if before.is_some()
             && let Some((at, call)) = items::unknown_call(known, &input)
         {
@@ -102,7 +102,7 @@ fn submit(request: &Request, config: &Config, asked: ResponseRequest, model: &Mo
         if messages.is_empty() {
             return Err(Error::field("input", "there is nothing to answer"));
         }
-        limit(&mut messages, truncate, config)?;
+        limit(&mut messages, items::messages(&input).len(), truncate, config)?;
         let question = Question {
             instructions: instructions.iter().filter(|text| !text.is_empty()).cloned().collect(),
             messages,
@@ -116,14 +116,11 @@ fn submit(request: &Request, config: &Config, asked: ResponseRequest, model: &Mo
         if let Some(session) = joined.as_ref().map(Joined::session).or(session) {
             task = task.session(session);
         }
-        if let Some(key) = key {
-            task = task.idempotency_key(key);
-        }
         if store {
             let address = Address { at: object::now(), conversation: conversation.clone() };
             task = task.deliver(&address, Moment::End);
         }
-        let task = task.submit().map_err(|error| refused(error, "input"))?;
+        let task = question::submit(task, key, "input")?;
         let base = Base::new(&task.id, &model.agent, fields);
         if task.duplicate
             && let Some(record) = Record::of(base.key())?
@@ -150,21 +147,48 @@ fn submit(request: &Request, config: &Config, asked: ResponseRequest, model: &Mo
     outcome.map(|(record, _)| record)
 }
 
-/// Keeps what agents are told of within bounds.
-fn limit(messages: &mut Vec<Value>, truncate: bool, config: &Config) -> Result<()> {
+/// Keeps what agents are told of within bounds. The last `new` messages are the turn's own.
+fn limit(messages: &mut Vec<Value>, new: usize, truncate: bool, config: &Config) -> Result<()> {
     let most = if truncate { config.truncated_to } else { config.max_messages };
-    if messages.len() <= most {
+    let size = |message: &Value| message.to_string().len() as u64 + 1;
+    let sizes: Vec<u64> = messages.iter().map(size).collect();
+    let (mut fit, mut bytes) = (0, 0);
+    for size in sizes.iter().rev().take(most) {
+        bytes += size;
+        if bytes > config.max_input_bytes && fit >= new {
+            break;
+        }
+        fit += 1;
+    }
+    if fit >= messages.len() {
         return Ok(());
     }
     if !truncate {
-        let problem = format!("the turns before have more than {most} messages: ask for auto");
+        let problem = format!(
+            "the turns before have more than {most} messages or {} bytes: ask for auto",
+            config.max_input_bytes
+        );
         return Err(Error::field("truncation", problem));
     }
-    // A result without its call is refused by models: the cut goes back to where the calls were made.
-    let cut = messages.len() - most;
-    let begin = messages[..=cut].iter().rposition(|message| message["role"] != "tool").unwrap_or(cut);
-    messages.drain(..begin);
+    let cut = messages.len() - fit;
+    // A result without its call is refused by models: the cut goes back to where the calls were made, or on to what
+    // follows them where that does not fit.
+    let back = messages[..=cut].iter().rposition(|message| message["role"] != "tool").unwrap_or(cut);
+    let fits_back = sizes[back..].iter().sum::<u64>() <= config.max_input_bytes;
+    let on = messages[cut..].iter().position(|message| message["role"] != "tool").map_or(back, |at| cut + at);
+    messages.drain(..if fits_back { back } else { on });
     Ok(())
+}
+
+/// An item that a response said, whichever one: its id tells.
+fn stored_item(id: &str, config: &Config) -> Result<Option<Value>> {
+    let key =
+        id.split_once('_').and_then(|(_, rest)| rest.len().checked_sub(4).and_then(|end| rest.get(..end)));
+    let Some(record) = key.filter(|key| object::is_key(key)).map(Record::of).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let outcome = record.outcome(config)?;
+    Ok(outcome.output.into_iter().find(|item| item["id"] == id))
 }
 
 /// All items of the responses up to this one, in order, and the instructions that carry over.
@@ -178,13 +202,13 @@ fn chain(id: &str, truncate: bool, config: &Config) -> Result<(Vec<Value>, Optio
     let (mut turns, mut next) = (Vec::new(), Some(last));
     let (mut items, mut bytes) = (0, 0);
     while let Some(record) = next {
-        let (outcome, size) = record.outcome_sized(config)?;
+        let (outcome, size) = record.outcome_weighed(config)?;
         items += record.input.len() + outcome.output.len();
         bytes += size + weight(&record.input);
         // The items are kept as messages of about the same number: more are not told, or not taken.
         let enough = if truncate { 2 * config.truncated_to } else { config.max_messages };
         if bytes > config.max_context_bytes {
-            if truncate && !turns.is_empty() {
+            if truncate {
                 break;
             }
             return Err(too_large(config));
@@ -200,9 +224,9 @@ fn chain(id: &str, truncate: bool, config: &Config) -> Result<(Vec<Value>, Optio
     Ok((items.collect(), instructions))
 }
 
-/// About how many bytes items take.
-pub(crate) fn weight(items: &[Value]) -> u64 {
-    items.iter().map(|item| serde_json::to_vec(item).map_or(0, |bytes| bytes.len() as u64)).sum()
+/// About how many bytes of an instance items take.
+fn weight(items: &[Value]) -> u64 {
+    serde_json::to_vec(items).map_or(0, |json| fields::weight(&json))
 }
 
 /// The turns before are more than an instance could hold.
@@ -338,9 +362,13 @@ pub(crate) fn cancel(request: &Request, config: &Config, reply: Reply) -> Result
 }
 
 /// `DELETE /v1/responses/{id}`. One that is under way is stopped.
-pub(crate) fn delete(request: &Request, reply: Reply) -> Result<()> {
+pub(crate) fn delete(request: &Request, config: &Config, reply: Reply) -> Result<()> {
     let record = find(request)?;
     record.task().cancel()?;
+    if let Some(conversation) = record.base.asked("conversation")["id"].as_str() {
+        // Its items are the conversation's, which keeps them first.
+        conversations::settle(conversation, config)?;
+    }
     Record::forget(record.base.key())?;
     reply.json(
         200,
@@ -351,7 +379,7 @@ pub(crate) fn delete(request: &Request, reply: Reply) -> Result<()> {
 /// `GET /v1/responses/{id}/input_items`.
 pub(crate) fn input_items(request: &Request, reply: Reply) -> Result<()> {
     let record = find(request)?;
-    reply.json(200, &lists::page(request, record.input)?)
+    reply.json(200, &lists::page(request, std::iter::once(Ok(record.input)))?)
 }
 
 /// Keeps what came of a response, though nobody waited for it.

@@ -35,9 +35,12 @@ pub(crate) fn now() -> u64 {
 
 /// The part of a response's id that is the task's.
 pub(crate) fn key_of(id: &str) -> Option<&str> {
-    let is_key =
-        |key: &str| (1..=64).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
     id.strip_prefix("resp_").filter(|key| is_key(key))
+}
+
+/// Whether a text may be such a part.
+pub(crate) fn is_key(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 impl Base {

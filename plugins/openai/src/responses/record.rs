@@ -4,7 +4,7 @@ use super::{
     growth::Growth,
     object::{Base, Outcome, key_of},
 };
-use crate::{config::Config, failure::not_found, store};
+use crate::{config::Config, failure::not_found, room::RESPONSES, store};
 use plugway_sdk::{Error, EventKind, Result, TaskRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,11 +20,11 @@ pub(crate) struct Record {
 }
 
 fn asked(key: &str) -> String {
-    format!("{}{key}/in", store::RESPONSES)
+    format!("{RESPONSES}{key}/in")
 }
 
 fn came(key: &str) -> String {
-    format!("{}{key}/out", store::RESPONSES)
+    format!("{RESPONSES}{key}/out")
 }
 
 fn unknown(field: &str, id: &str) -> Error {
@@ -66,15 +66,15 @@ impl Record {
     /// # Errors
     /// The store does not answer.
     pub(crate) fn outcome(&self, config: &Config) -> Result<Outcome> {
-        Ok(self.outcome_sized(config)?.0)
+        Ok(self.outcome_weighed(config)?.0)
     }
 
-    /// The same, and how many bytes it takes where it is kept.
+    /// The same, and about how many bytes of an instance it takes.
     ///
     /// # Errors
     /// As [`Record::outcome`].
-    pub(crate) fn outcome_sized(&self, config: &Config) -> Result<(Outcome, u64)> {
-        if let Some(found) = store::read_sized(&came(self.base.key()))? {
+    pub(crate) fn outcome_weighed(&self, config: &Config) -> Result<(Outcome, u64)> {
+        if let Some(found) = store::read_weighed(&came(self.base.key()))? {
             return Ok(found);
         }
         self.outcome_now(config).map(|outcome| (outcome, 0))

@@ -8,10 +8,10 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros, percentile};
 
 use crate::client::{load, request};
-use crate::report::Row;
-use crate::statistics::{median, micros, percentile};
 use crate::workshop::{Gateway, Workshop};
 
 const ROUNDS: usize = 5;

@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros};
 
 use crate::client::{Connection, request};
-use crate::report::Row;
-use crate::statistics::{median, micros};
 use crate::workshop::{Gateway, Workshop};
 
 const ROUNDS: usize = 8;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use plugway_figures::report::Row;
 
 use crate::client::{Connection, request};
-use crate::report::Row;
 use crate::workshop::{Gateway, Workshop};
 
 const HELD: usize = 500;

@@ -11,8 +11,8 @@ mod stores;
 mod topics;
 
 use clap::ValueEnum;
+use plugway_figures::report::Row;
 
-use crate::report::Row;
 use crate::workshop::Workshop;
 
 /// Something to measure.

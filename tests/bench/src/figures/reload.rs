@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, millis};
 
 use crate::client::{Connection, request};
-use crate::report::Row;
-use crate::statistics::{median, millis};
 use crate::workshop::{BENCH, Gateway, Workshop};
 
 const ROUNDS: usize = 11;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use plugway_figures::process::Server;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros};
 
 use crate::client::{load, request};
-use crate::process::Server;
-use crate::report::Row;
-use crate::statistics::{median, micros};
 use crate::workshop::Workshop;
 
 const ROUNDS: usize = 9;

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, percentile};
 use tokio::task::JoinSet;
 
 use super::requests::QUESTION;
 use crate::client::{Connection, load, request};
-use crate::report::Row;
-use crate::statistics::{median, percentile};
 use crate::workshop::{BENCH, Gateway, Workshop};
 
 const ROUNDS: usize = 5;

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, millis};
 
 use super::requests::QUESTION;
 use crate::client::{Connection, request};
-use crate::report::Row;
-use crate::statistics::{median, millis};
 use crate::workshop::{BENCH, Workshop};
 
 const ROUNDS: usize = 11;

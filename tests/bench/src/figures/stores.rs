@@ -11,10 +11,10 @@ use plugway::domain::{NewTask, SessionId, TaskId};
 use plugway::store::Store;
 use plugway::store::redis::{Options as RedisOptions, RedisStore};
 use plugway::store::sqlite::{Options as SqliteOptions, SqliteStore};
+use plugway_figures::report::Row;
+use plugway_figures::statistics::median;
 use tokio::task::JoinSet;
 
-use crate::report::Row;
-use crate::statistics::median;
 use crate::workshop::Workshop;
 
 const ROUNDS: usize = 5;

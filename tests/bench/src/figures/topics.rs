@@ -9,9 +9,9 @@ use plugway::domain::{Event, Kind, Position, SessionId, TaskId};
 use plugway::hub::{Config, Entry, Follower, Frame, Hub, Publisher, Step};
 use plugway::store::Store as _;
 use plugway::store::sqlite::{Options, SqliteStore};
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros};
 
-use crate::report::Row;
-use crate::statistics::{median, micros};
 use crate::workshop::Workshop;
 
 const ROUNDS: usize = 7;

@@ -1,8 +1,9 @@
 //! CPU for a delivery when events come faster than they can be written one by one: bursts, pipelined.
 
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{ratio, written};
+
 use crate::peers::Kind;
-use crate::report::Row;
-use crate::statistics::{ratio, written};
 use crate::subjects::{all, check, costs};
 use crate::workshop::Workshop;
 

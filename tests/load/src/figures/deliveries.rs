@@ -1,8 +1,9 @@
 //! CPU for a delivery when each event is a write of its own: the next one is published when all clients have the last.
 
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{ratio, written};
+
 use crate::peers::Kind;
-use crate::report::Row;
-use crate::statistics::{ratio, written};
 use crate::subjects::{all, check, costs};
 use crate::workshop::Workshop;
 

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, millis, ratio, written};
 
 use crate::peers::Kind;
-use crate::report::Row;
-use crate::statistics::{median, millis, ratio, written};
 use crate::workshop::Workshop;
 
 const SERVERS: [Kind; 2] = [Kind::Plugway, Kind::Nchan];
@@ -51,7 +51,7 @@ pub(super) fn measure(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let mut rows = vec![Row::new(format!("{} clients held, {} rounds", workshop.held, times), "", "")];
     for (kind, rounds) in SERVERS.into_iter().zip([&plugway, &nchan]) {
         let ours = kind == Kind::Plugway;
-        let kib = |values: &[f64]| written(median(values).map(|bytes| bytes / 1024.0), 2, "KiB");
+        let kib = |values: &[f64]| written(median(values) / 1024.0, 2, "KiB");
         let memory = format!("{}, after events {}", kib(&rounds.idle), kib(&rounds.after));
         let goal = if ours { "≤ 6 KB, better 4 KB" } else { "" };
         rows.push(Row::new(format!("  {}: memory of each", kind.title()), memory, goal));

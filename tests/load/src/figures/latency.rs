@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, millis, written};
+
 use crate::peers::Kind;
-use crate::report::Row;
-use crate::statistics::{median, millis, written};
 use crate::subjects::{all, check};
 use crate::workshop::Workshop;
 

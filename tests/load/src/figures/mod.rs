@@ -8,8 +8,8 @@ mod nodes;
 mod silent;
 
 use clap::ValueEnum;
+use plugway_figures::report::Row;
 
-use crate::report::Row;
 use crate::workshop::Workshop;
 
 /// Something to measure.

@@ -1,8 +1,9 @@
 //! Three gateways on one Redis with the clients spread over them, against one gateway that has them all.
 
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{ratio, written};
+
 use crate::peers::{Kind, nodes};
-use crate::report::Row;
-use crate::statistics::{ratio, written};
 use crate::subjects::{Subject, check};
 use crate::workshop::Workshop;
 

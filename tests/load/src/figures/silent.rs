@@ -4,10 +4,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, millis, ratio, written};
 
 use crate::peers::Kind;
-use crate::report::Row;
-use crate::statistics::{median, millis, ratio, written};
 use crate::workshop::Workshop;
 
 const SERVERS: [Kind; 2] = [Kind::Plugway, Kind::Nchan];
@@ -47,7 +47,7 @@ pub(super) fn measure(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
         let goal = if kind == Kind::Plugway { "1 ×" } else { "" };
         let moved = written(ratio(&rounds.with, &rounds.without), 2, "×");
         rows.push(Row::new("    it moves by", moved, goal));
-        let memory = written(median(&rounds.memory).map(|bytes| bytes / 1024.0), 1, "KiB");
+        let memory = written(median(&rounds.memory) / 1024.0, 1, "KiB");
         rows.push(Row::new("    memory of each silent one", memory, ""));
     }
     Ok(rows)

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+use plugway_figures::mark::Mark;
+use plugway_figures::process::Server;
 
 use crate::clients::{self, Clients, Received};
-use crate::event::{self, Clock, Mark};
-use crate::process::Server;
+use crate::event::{self, Clock};
 use crate::publish::{Channel, Posts};
 use crate::workshop::Workshop;
 
@@ -61,7 +62,7 @@ impl Kind {
             Self::Raw => None,
             Self::Plugway => redis::missing().or_else(|| plugway::missing(workshop)),
             Self::Nchan => nchan::missing(),
-            Self::Python => redis::missing().or_else(|| python::missing(workshop)),
+            Self::Python => python::missing(workshop),
         }
     }
 
@@ -129,10 +130,10 @@ struct Publisher {
 impl Publisher {
     /// So many events at once; [`Feed::confirm`] has to follow.
     fn send(&mut self, events: usize, clock: Clock) -> anyhow::Result<()> {
-        let mark = |number| Mark { number, sent: clock.now() };
+        let mark = |number| Mark { number, made: clock.now() };
         let first = mark(self.next);
         let documents: Vec<_> =
-            (self.next..).take(events).map(|number| mark(number).document(self.padding)).collect();
+            (self.next..).take(events).map(|number| event::document(mark(number), self.padding)).collect();
         self.next += u32::try_from(events)?;
         self.feed.send(first, &documents)
     }

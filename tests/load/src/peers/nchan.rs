@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use plugway_figures::process::{Server, free_address, is_installed};
+
 use super::{Feed, Peer};
-use crate::process::{Server, free_address, is_installed};
 use crate::publish::Posts;
 use crate::workshop::Workshop;
 

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
+use plugway_figures::process::{Server, free_address};
+
 use super::{Peer, redis};
-use crate::process::{Server, free_address};
 use crate::workshop::Workshop;
 
 const PATH: &str = "/api/agent/stream";

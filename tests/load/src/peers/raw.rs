@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
 use anyhow::Context as _;
+use plugway_figures::process::{Server, free_address};
 
 use super::{Feed, Peer};
-use crate::process::{Server, free_address};
 use crate::workshop::Workshop;
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";

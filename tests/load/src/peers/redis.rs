@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::process::{Server, free_address, is_installed};
+use plugway_figures::process::{Server, free_address, is_installed};
+
 use crate::workshop::Workshop;
 
 pub(super) fn missing() -> Option<String> {

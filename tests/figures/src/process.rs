@@ -1,6 +1,7 @@
 //! Servers as child processes: started, asked what they used, and gone when this is.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,22 +11,54 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longest that a server may take to listen, or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest that a server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest that one may take to end its children.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Lines of a log that are shown.
+const LOG: usize = 20;
+/// What a server prints on standard output once it serves, before its address.
+const LISTENING: &str = "listening on http://";
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A server that listens, with the processes that it started.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
     address: SocketAddr,
     log: PathBuf,
 }
 
 impl Server {
+    /// Starts `command`, and waits until it prints where it listens. Its log goes to the file `log`.
+    ///
+    /// # Errors
+    /// It ends, or prints something else.
+    pub fn announced(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        die_with_parent(&mut command);
+        // Standard input stays open, and empty, for as long as this lives.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(fs::File::create(log)?);
+        let mut child = command.spawn().with_context(|| format!("{command:?} does not start"))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        match line.trim_end().strip_prefix(LISTENING).map(str::parse) {
+            Some(Ok(address)) => Ok(Self { child, address, log: log.to_path_buf() }),
+            _ => {
+                child.kill()?;
+                child.wait()?;
+                bail!("{command:?} does not serve: {}", fs::read_to_string(log)?)
+            }
+        }
+    }
+
     /// Starts `command`, which is to listen at `address`, and waits until it does. What it writes goes to the file
     /// `log`.
-    pub(crate) fn start(mut command: Command, address: SocketAddr, log: &Path) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// It ends, or does not listen in time.
+    pub fn start(mut command: Command, address: SocketAddr, log: &Path) -> anyhow::Result<Self> {
         die_with_parent(&mut command);
         let out = fs::File::create(log)?;
         command.stdin(Stdio::piped()).stdout(out.try_clone()?).stderr(out);
@@ -42,31 +75,40 @@ impl Server {
         Ok(server)
     }
 
-    /// An error if it has ended.
-    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+    /// Looks whether it still runs.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             Some(status) => bail!("a server ended with {status}: {}", self.log()),
             None => Ok(()),
         }
     }
 
-    /// What it wrote.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// The last lines that it wrote.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG)..].join("\n")
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Its standard input; none if that was taken before.
-    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// CPU time that it and its children have used, user and system. Known in steps of 10 ms.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+    /// CPU time that it and its children have used, user and system, those that have ended too. Known in steps of
+    /// 10 ms.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
         let mut ticks = 0;
         for id in self.family() {
             let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
@@ -79,8 +121,21 @@ impl Server {
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
+    /// Memory of it that is resident, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// Memory of it and its children, in bytes; of what is shared with others a share.
-    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn memory(&self) -> anyhow::Result<u64> {
         let mut total = 0;
         for id in self.family() {
             let maps = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
@@ -106,15 +161,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Asked first, so that it can end its children.
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(id) = id {
-            // This and the rest fail only when it has ended already.
+        if let Some(id) = id.filter(|_| self.family().len() > 1) {
+            // Asked first, so that it can end its children. This and the rest fail only when it has ended already.
             let _ = kill_process(id, Signal::TERM);
-        }
-        let began = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < Duration::from_secs(3) {
-            thread::sleep(PAUSE);
+            let began = Instant::now();
+            while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < FAREWELL {
+                thread::sleep(PAUSE);
+            }
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -122,12 +176,15 @@ impl Drop for Server {
 }
 
 /// An address of the loopback interface that was free a moment ago.
-pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
+///
+/// # Errors
+/// The system gives none.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// Whether the program is there to be started.
-pub(crate) fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
         .stdout(Stdio::null())
@@ -136,7 +193,10 @@ pub(crate) fn is_installed(program: &str) -> bool {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It does not start, or ends with another status than success.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("{command:?} does not start"))?;
     if !status.success() {
         bail!("{command:?} ended with {status}");

@@ -10,26 +10,26 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OTHERS: usize = 200;
 
 /// Lets this process and its children open as many files as they may.
-pub(crate) fn raise_files() -> anyhow::Result<()> {
+pub fn raise_files() -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(())
 }
 
 /// An error that says what to do where `clients` sockets are too many.
-pub(crate) fn check_files(clients: usize) -> anyhow::Result<()> {
+pub fn check_files(clients: usize) -> anyhow::Result<()> {
     let needed = clients + OTHERS;
     match getrlimit(Resource::Nofile).current {
         Some(files) if files < needed as u64 => bail!(
             "{clients} clients need {needed} open files, and {files} are allowed: raise the hard limit (ulimit -Hn \
-             {needed}, or LimitNOFILE=, or /etc/security/limits.conf), or give fewer with --clients and --held"
+             {needed}, or LimitNOFILE=, or /etc/security/limits.conf), or give fewer clients"
         ),
         _ => Ok(()),
     }
 }
 
 /// What to look at when a connection can't be made.
-pub(crate) fn connect_hint(address: SocketAddr, clients: usize) -> String {
+pub fn connect_hint(address: SocketAddr, clients: usize) -> String {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let range = range.split_whitespace().collect::<Vec<_>>().join(" to ");
     format!(

@@ -1,15 +1,13 @@
-//! A stream of server-sent events as it comes over the wire: head, chunks, and for samples the events themselves.
+//! Streams of server-sent events as they come over the wire: the head is looked at, the framing taken off.
 
-use anyhow::{Context as _, bail, ensure};
-
-use crate::event;
+use anyhow::{Context as _, ensure};
 
 /// Longest line of a chunk's size, extensions included.
 const SIZE_LINE: usize = 64;
 
 /// What is left of an answer's framing before the next byte of its body.
 #[derive(Debug, Default)]
-pub(crate) enum Framing {
+enum Framing {
     /// The head, or what there is of it.
     #[default]
     Head,
@@ -21,23 +19,33 @@ pub(crate) enum Framing {
     Chunk(usize),
     /// The line break after a chunk.
     Break,
+    /// The last chunk has come.
+    End,
 }
 
 /// Takes the framing off. What can't be told yet is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Unframing {
+pub struct Unframing {
     framing: Framing,
     kept: Vec<u8>,
 }
 
 impl Unframing {
     /// Whether the head has come, and said that events follow.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         !matches!(self.framing, Framing::Head)
     }
 
+    /// Whether the answer has said that it is whole; one without chunks does not say it.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.framing, Framing::End)
+    }
+
     /// Reads on, and gives what is of the body to `body`.
-    pub(crate) fn read(
+    ///
+    /// # Errors
+    /// The answer is no stream of events, its framing is broken, or what `body` says.
+    pub fn read(
         &mut self,
         mut bytes: &[u8],
         mut body: impl FnMut(&[u8]) -> anyhow::Result<()>,
@@ -45,6 +53,8 @@ impl Unframing {
         while !bytes.is_empty() {
             match self.framing {
                 Framing::Bare => return body(bytes),
+                // Trailers, if anything.
+                Framing::End => return Ok(()),
                 Framing::Chunk(left) => {
                     let (now, rest) = bytes.split_at(left.min(bytes.len()));
                     body(now)?;
@@ -64,7 +74,12 @@ impl Unframing {
                     None => return Ok(()),
                 },
                 Framing::Size => match self.line(&mut bytes, b"\r\n") {
-                    Some(line) => self.framing = Framing::Chunk(size(&line)?),
+                    Some(line) => {
+                        self.framing = match size(&line)? {
+                            0 => Framing::End,
+                            size => Framing::Chunk(size),
+                        }
+                    }
                     None => {
                         ensure!(self.kept.len() < SIZE_LINE, "no size of a chunk: {:?}", self.kept);
                         return Ok(());
@@ -106,58 +121,12 @@ fn open(head: &str) -> anyhow::Result<Framing> {
 fn size(line: &[u8]) -> anyhow::Result<usize> {
     let text = std::str::from_utf8(line)?.trim_end();
     let digits = text.split(';').next().unwrap_or_default();
-    match usize::from_str_radix(digits, 16).with_context(|| format!("no size of a chunk: {text:?}"))? {
-        0 => bail!("the stream ended"),
-        size => Ok(size),
-    }
-}
-
-/// Reads every line of a stream, and checks that what carries a mark is a whole event.
-#[derive(Debug, Default)]
-pub(crate) struct Audit {
-    text: Vec<u8>,
-    data: String,
-    /// Whole events with a mark so far.
-    pub(crate) whole: u64,
-}
-
-impl Audit {
-    /// Reads on. `padding` is that of the events that come.
-    pub(crate) fn read(&mut self, body: &[u8], padding: usize) -> anyhow::Result<()> {
-        self.text.extend_from_slice(body);
-        while let Some(end) = memchr::memchr(b'\n', &self.text) {
-            let line: Vec<u8> = self.text.drain(..=end).collect();
-            let line = std::str::from_utf8(&line)?.trim_end_matches(['\r', '\n']).to_owned();
-            self.line(&line, padding)?;
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &str, padding: usize) -> anyhow::Result<()> {
-        if line.is_empty() {
-            let data = std::mem::take(&mut self.data);
-            if data.contains("@@") {
-                ensure!(event::is_whole(&data, padding), "an event is not what was sent: {data:?}");
-                self.whole += 1;
-            }
-            return Ok(());
-        }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        match field {
-            "data" => self.data.push_str(value.strip_prefix(' ').unwrap_or(value)),
-            "" | "id" | "event" | "retry" => {}
-            other => bail!("a stream of events has no field {other:?}"),
-        }
-        Ok(())
-    }
+    usize::from_str_radix(digits, 16).with_context(|| format!("no size of a chunk: {text:?}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::event::Mark;
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
 
@@ -186,9 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn an_end_a_refusal_and_a_wrong_size_are_errors() {
+    fn a_refusal_and_a_wrong_size_are_errors() {
         let chunked = format!("{HEAD}transfer-encoding: chunked\r\n\r\n");
-        assert!(read(format!("{chunked}0\r\n\r\n").as_bytes(), 9).is_err());
         assert!(read(format!("{chunked}2\r\nabc\r\n").as_bytes(), 9).is_err());
         assert!(
             read(b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/event-stream\r\n\r\n", 9).is_err()
@@ -197,17 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn an_audit_counts_whole_events_and_stops_at_others() {
-        let document = Mark { number: 1, sent: Duration::from_nanos(5) }.document(20);
-        let mut audit = Audit::default();
-        let text = format!(": hi\r\n\r\nid: 1\r\nevent: signal\r\ndata: {document}\r\n\r\ndata: other\n\n");
-        for byte in text.as_bytes() {
-            audit.read(&[*byte], 20).unwrap();
+    fn the_last_chunk_is_the_end_and_nothing_before_it_is() {
+        let wire = format!("{HEAD}transfer-encoding: chunked\r\n\r\n5\r\na: b\n\r\n0\r\n\r\n");
+        let mut unframing = Unframing::default();
+        for (at, byte) in (1..).zip(wire.as_bytes()) {
+            unframing.read(&[*byte], |_| Ok(())).unwrap();
+            assert_eq!(unframing.is_ended(), at >= wire.len() - 2, "{at}");
         }
-        assert_eq!(audit.whole, 1);
-        assert!(audit.read(&document.as_bytes()[20..], 20).is_ok(), "a line that has not ended is none");
-        assert!(audit.read(b"\n", 20).is_err());
-        let torn = format!("data: {}\n\n", document.replace("xxx", "xx\u{fffd}"));
-        assert!(Audit::default().read(torn.as_bytes(), 20).is_err());
     }
 }
