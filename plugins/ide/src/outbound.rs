@@ -5,6 +5,23 @@ use plugway_sdk::{Event, EventKind, Executor, Failed, json};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+/// Kinds that are not what an agent has named itself, though their data may not fit.
+const CANONICAL: [&str; 11] = [
+    "started",
+    "thinking",
+    "tool_started",
+    "tool_completed",
+    "progress",
+    "response_chunk",
+    "approval_requested",
+    "approval_resolved",
+    "completed",
+    "failed",
+    "cancelled",
+];
+/// Before kinds of an agent's own that would be one of the gateway's.
+const AGENTS_OWN: &str = "agent_";
+
 /// A frame of the protocol. What is none is left out.
 #[derive(Debug, Default, Serialize)]
 struct Frame<'a> {
@@ -97,8 +114,22 @@ pub(crate) fn frames(event: &Event) -> Vec<String> {
                 ("reason", Value::from(cancelled.reason.as_str())),
             ])]
         }
+        EventKind::Unknown { kind, data } if !CANONICAL.contains(&kind.as_str()) => vec![named(kind, data)],
         _ => Vec::new(),
     }
+}
+
+/// An event of a kind that an agent has named itself: its data, with that name as type.
+fn named(kind: &str, data: &str) -> String {
+    let own = kind.strip_prefix(AGENTS_OWN).filter(|own| *own == "error" || CANONICAL.contains(own));
+    let mut frame = format!("{{\"type\":{}", Value::from(own.unwrap_or(kind)));
+    let said = |member: &json::Member<'_>| member.value != "null" && !matches!(member.name, "type" | "raw");
+    for member in json::members(data).filter(said) {
+        frame.push(',');
+        frame.push_str(member.text);
+    }
+    frame.push('}');
+    frame
 }
 
 /// What a request for approval may say of the call.

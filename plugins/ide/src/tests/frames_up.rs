@@ -28,7 +28,15 @@ fn events_of_any_agent_become_frames_of_the_protocol() {
             vec![],
         ),
         ("response_chunk", json!({"text": ""}), vec![]),
-        ("signal", json!({"symbol": "BTC"}), vec![]),
+        ("response_chunk", json!({"text": 7}), vec![]),
+        (
+            "agent_switched",
+            json!({"content": "now [name]", "metadata": {"reason": null}, "token": null, "type": "no"}),
+            vec![json!({"type": "agent_switched", "content": "now [name]", "metadata": {"reason": null}})],
+        ),
+        ("agent_error", json!({"error": "[card]"}), vec![json!({"type": "error", "error": "[card]"})]),
+        ("agent_completed", json!({}), vec![json!({"type": "completed"})]),
+        ("signal", json!({"symbol": "BTC"}), vec![json!({"type": "signal", "symbol": "BTC"})]),
         ("approval_resolved", json!({"call_id": "c1"}), vec![]),
         (
             "response_chunk",
