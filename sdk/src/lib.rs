@@ -78,6 +78,7 @@ mod event;
 pub mod host;
 pub mod http;
 mod ids;
+pub mod json;
 pub mod kv;
 pub mod mailbox;
 #[doc(hidden)]

@@ -128,6 +128,7 @@ pub struct Upgrade {
     raw: HttpRequest,
     frames: Vec<(Duration, Frame)>,
     leaves: Option<Duration>,
+    leaves_after: Option<usize>,
     at: Duration,
 }
 
@@ -143,14 +144,44 @@ pub struct Served {
     pub error: Option<String>,
 }
 
+impl Served {
+    /// The frames as text; empty in the place of what is none.
+    pub fn texts(&self) -> Vec<&str> {
+        let texts = self.frames.iter().map(|frame| match frame {
+            Frame::Text(text) => text.as_str(),
+            Frame::Binary(_) => "",
+        });
+        texts.collect()
+    }
+
+    /// The frames as JSON; null in the place of what is none.
+    pub fn json(&self) -> Vec<Value> {
+        self.texts().into_iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect()
+    }
+}
+
 impl Upgrade {
     pub(super) fn new(path: &str) -> Self {
-        Self { raw: Call::new("GET", path).raw, frames: Vec::new(), leaves: None, at: Duration::ZERO }
+        Self {
+            raw: Call::new("GET", path).raw,
+            frames: Vec::new(),
+            leaves: None,
+            leaves_after: None,
+            at: Duration::ZERO,
+        }
     }
 
     /// Adds a header to the upgrade request.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.raw.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        self
+    }
+
+    /// Adds something to the query of the upgrade request, whatever is in it.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        let pair = format!("{}={}", encode(name), encode(value));
+        let query = self.raw.query.take().map_or(pair.clone(), |before| format!("{before}&{pair}"));
+        self.raw.query = Some(query);
         self
     }
 
@@ -185,6 +216,12 @@ impl Upgrade {
         self
     }
 
+    /// The peer goes away after so many frames that it got.
+    pub fn leaves_after(mut self, frames: usize) -> Self {
+        self.leaves_after = Some(frames);
+        self
+    }
+
     /// Connects, in an exchange of its own.
     ///
     /// # Panics
@@ -203,7 +240,11 @@ impl Upgrade {
             });
             state.exchange.frames = frames.collect();
             if let Some(at) = self.leaves {
-                state.exchange.closed = Some((now_ms + millis64(at), raw::mailbox::Reason::PeerGone));
+                state.exchange.peer_goes(now_ms + millis64(at));
+            }
+            state.exchange.frames_left = self.leaves_after;
+            if self.leaves_after == Some(0) {
+                state.exchange.peer_goes(now_ms);
             }
         });
         let outcome = component::serve(adapter, self.raw);
@@ -229,6 +270,15 @@ impl Upgrade {
             }
         })
     }
+}
+
+/// As a piece of a query.
+fn encode(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 /// Finds the route, as the host would before it calls the plugin.

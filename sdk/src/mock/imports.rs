@@ -172,12 +172,19 @@ pub(crate) mod connection {
     pub(crate) fn send(frame: &Frame) -> bool {
         import(|state| {
             let gone = state.exchange.close_code.is_some()
+                || state.exchange.frames_left == Some(0)
                 || state.exchange.closed.is_some_and(|(at_ms, reason)| {
                     (at_ms < state.now_ms || state.exchange.closed_told)
                         && reason == raw::mailbox::Reason::PeerGone
                 });
             if !gone {
                 state.exchange.frames_sent.push(frame.clone());
+                if let Some(left) = &mut state.exchange.frames_left {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        state.exchange.peer_goes(state.now_ms);
+                    }
+                }
             }
             !gone
         })
