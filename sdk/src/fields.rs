@@ -106,7 +106,8 @@ fn is(field: &str, name: &str) -> bool {
 
 /// Text as JSON.
 fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    // Only maps with keys that are no strings could fail.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// The text of a JSON string; borrowed where nothing in it is escaped.

@@ -8,10 +8,26 @@ const DOMAIN: usize = 255;
 
 /// Whether an address begins at a place where a word may.
 pub(crate) fn at(text: &str, pos: usize, ended: bool) -> Verdict {
-    let name = text[pos..].chars().take(NAME + 1).take_while(|char| in_name(*char));
-    let (count, length) = name.fold((0, 0), |(count, length), char| (count + 1, length + char.len_utf8()));
-    let behind = pos + length;
-    if count == 0 || count > NAME || text[pos..].starts_with(['.', '-', '+', '%']) {
+    let bytes = text.as_bytes();
+    if matches!(bytes[pos], b'.' | b'-' | b'+' | b'%') {
+        return Verdict::No;
+    }
+    let (mut behind, mut count) = (pos, 0);
+    while let Some(byte) = bytes.get(behind) {
+        let length = match byte {
+            0..0x80 => usize::from(IN_NAME[usize::from(*byte)]),
+            _ => text[behind..].chars().next().filter(|char| is_word(*char)).map_or(0, char::len_utf8),
+        };
+        if length == 0 {
+            break;
+        }
+        behind += length;
+        count += 1;
+        if count > NAME {
+            return Verdict::No;
+        }
+    }
+    if count == 0 {
         return Verdict::No;
     }
     match text.as_bytes().get(behind) {
@@ -63,6 +79,14 @@ fn is_top(label: &str) -> bool {
         || (label.chars().count() >= 2 && label.chars().all(|char| !char.is_ascii_digit() && is_word(char)))
 }
 
-fn in_name(char: char) -> bool {
-    is_word(char) || matches!(char, '.' | '_' | '%' | '+' | '-')
-}
+/// ASCII that an address's name is made of.
+const IN_NAME: [bool; 128] = {
+    let mut within = [false; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        let char = byte as u8;
+        within[byte] = char.is_ascii_alphanumeric() || matches!(char, b'.' | b'_' | b'%' | b'+' | b'-');
+        byte += 1;
+    }
+    within
+};

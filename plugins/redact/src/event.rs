@@ -4,11 +4,10 @@ use crate::{
     rules::Rules,
     state::State,
     stream::{Stream, redact},
-    values::{Leaf, rewrite},
+    values::{Leaf, rewrite, text_end},
 };
 use plugway_sdk::{Draft, Fields, error};
 use serde::de::IgnoredAny;
-use serde_json::Value;
 use std::borrow::Cow;
 
 const RESPONSE: (&str, &str) = ("response_chunk", "text");
@@ -31,20 +30,19 @@ pub(crate) fn apply(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft
         "started" => *state = State::default(),
         "response_chunk" => {
             out.extend(flush(rules, &mut state.thinking, THINKING));
-            if let Some(text) = text_of(&event, RESPONSE) {
-                state.said.hear(&text);
-            }
-            out.extend(chunk(rules, &mut state.response, RESPONSE, event));
+            let said = &mut state.said;
+            out.extend(chunk(rules, &mut state.response, RESPONSE, event, |text| said.hear(text)));
             return out;
         }
         "thinking" => {
-            let step = Fields::parse(&event.data).and_then(|fields| fields.get("step").map(str::to_owned));
-            let step = step.unwrap_or_default();
+            let alone = plain(&event.data, THINKING.1).is_some();
+            let fields = if alone { None } else { Fields::parse(&event.data) };
+            let step = fields.and_then(|fields| fields.get("step").map(str::to_owned)).unwrap_or_default();
             if step != state.step {
                 out.extend(flush(rules, &mut state.thinking, THINKING));
                 state.step = step;
             }
-            out.extend(chunk(rules, &mut state.thinking, THINKING, event));
+            out.extend(chunk(rules, &mut state.thinking, THINKING, event, |_| {}));
             return out;
         }
         "tool_started" | "tool_completed" | "approval_requested" | "approval_resolved" => {
@@ -117,10 +115,12 @@ fn chunk(
     stream: &mut Stream,
     of: (&'static str, &'static str),
     event: Draft,
+    hear: impl FnOnce(&str),
 ) -> Option<Draft> {
     let Some(text) = text_of(&event, of) else {
         return Some(whole(rules, event, &|text| redact(rules, text)));
     };
+    hear(&text);
     let held = !stream.held.is_empty();
     let clean = stream.push(rules, &text, false);
     let same = !held && stream.held.is_empty() && clean == *text;
@@ -150,7 +150,14 @@ fn flush(rules: &Rules, stream: &mut Stream, of: (&str, &str)) -> Option<Draft> 
 }
 
 fn draft((kind, field): (&str, &str), text: &str) -> Draft {
-    Draft { kind: kind.to_owned(), data: format!("{{\"{field}\":{}}}", Value::from(text)) }
+    let data = ["{\"", field, "\":", &quote(text), "}"].concat();
+    Draft { kind: kind.to_owned(), data }
+}
+
+/// Text as JSON.
+fn quote(text: &str) -> String {
+    // Only maps with keys that are no strings could fail.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// What cannot be read is not let out.
@@ -173,9 +180,7 @@ fn judge(
     let json = match leaf {
         Leaf::Number(number) => {
             let digits = number.trim_start_matches('-');
-            return rules
-                .number(digits.strip_suffix(".0").unwrap_or(digits))
-                .map(|text| Value::from(text).to_string());
+            return rules.number(digits.strip_suffix(".0").unwrap_or(digits)).map(|text| quote(text));
         }
         Leaf::Text(json) => json,
     };
@@ -188,22 +193,25 @@ fn judge(
     } else {
         text(&value)
     };
-    clean.map(|clean| Value::from(clean).to_string())
+    clean.map(|clean| quote(&clean))
 }
 
 /// The text of an event's field.
 fn text_of<'a>(event: &'a Draft, (_, field): (&str, &str)) -> Option<Cow<'a, str>> {
     if let Some(text) = plain(&event.data, field) {
-        return Some(Cow::Borrowed(text));
+        return Some(text);
     }
     let fields = Fields::parse(&event.data)?;
     Some(Cow::Owned(fields.text(field)?.into_owned()))
 }
 
-/// The text where it is the only field and nothing in it is escaped: most chunks.
-fn plain<'a>(data: &'a str, field: &str) -> Option<&'a str> {
-    let text = data.strip_prefix("{\"")?.strip_prefix(field)?.strip_prefix("\":\"")?.strip_suffix("\"}")?;
-    (!text.bytes().any(|byte| matches!(byte, b'"' | b'\\'))).then_some(text)
+/// The text where it is the only field: most chunks.
+fn plain<'a>(data: &'a str, field: &str) -> Option<Cow<'a, str>> {
+    let text = data.strip_prefix("{\"")?.strip_prefix(field)?.strip_prefix("\":")?.strip_suffix('}')?;
+    if !text.starts_with('"') || text_end(text.as_bytes(), 1) != text.len() {
+        return None;
+    }
+    unquote(text)
 }
 
 fn unquote(json: &str) -> Option<Cow<'_, str>> {

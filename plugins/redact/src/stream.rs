@@ -31,7 +31,7 @@ impl Stream {
         let text = [&*self.context, &*self.held, chunk].concat();
         let mut out = String::with_capacity(self.held.len() + chunk.len());
         let mut pos = self.context.len();
-        let mut covered = pos + self.covered;
+        let mut covered = pos.saturating_add(self.covered);
         // What is before this and not out yet is no one's.
         let mut plain = covered;
         self.strong = false;
@@ -90,6 +90,10 @@ impl Stream {
 
     /// The text ends here.
     pub(crate) fn finish(&mut self, rules: &Rules) -> String {
+        if self.held.is_empty() {
+            *self = Self::default();
+            return String::new();
+        }
         self.push(rules, "", true)
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn rewrite(
 }
 
 /// Where a text ends whose first quote was before `at`.
-fn text_end(bytes: &[u8], mut at: usize) -> usize {
+pub(crate) fn text_end(bytes: &[u8], mut at: usize) -> usize {
     while at < bytes.len() {
         match bytes[at] {
             b'\\' => at += 1,
