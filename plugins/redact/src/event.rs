@@ -180,7 +180,7 @@ fn judge(
     let json = match leaf {
         Leaf::Number(number) => {
             let digits = number.trim_start_matches('-');
-            return rules.number(digits.strip_suffix(".0").unwrap_or(digits)).map(|text| quote(text));
+            return rules.number(digits.strip_suffix(".0").unwrap_or(digits)).map(quote);
         }
         Leaf::Text(json) => json,
     };

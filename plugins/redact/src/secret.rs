@@ -132,7 +132,7 @@ fn token(rest: &str, ended: bool) -> Verdict {
     if !rest.starts_with(TOKEN) {
         return begun(rest, TOKEN, ended);
     }
-    let header = count(rest, in_word);
+    let header = count_to(rest, TOKEN_HEADER + 1, in_word);
     if !(TOKEN_PART..=TOKEN_HEADER).contains(&header) {
         return if header == rest.len() && header < TOKEN_PART && !ended { STRONG } else { Verdict::No };
     }
@@ -223,8 +223,9 @@ fn open(
     tail: Tail,
     ended: bool,
 ) -> Verdict {
+    // More than this tells nothing new, and would be read again behind every dash.
     let behind = &rest[prefix..];
-    let length = count(behind, within);
+    let length = count_to(behind, PROOF, within);
     let proof = || {
         behind.bytes().take(length.min(PROOF)).any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
     };
@@ -257,6 +258,11 @@ fn shift(said: Verdict, by: usize) -> Verdict {
         Verdict::Match { end, tail } => Verdict::Match { end: end + by, tail },
         other => other,
     }
+}
+
+/// As [`count`], of so many bytes at most.
+fn count_to(text: &str, most: usize, within: fn(u8) -> bool) -> usize {
+    text.bytes().take(most).take_while(|byte| within(*byte)).count()
 }
 
 fn count(text: &str, within: fn(u8) -> bool) -> usize {

@@ -156,6 +156,36 @@ fn a_long_secret_is_not_held_back() {
 }
 
 #[test]
+fn what_turns_out_to_be_nothing_is_let_go() {
+    let rules = rules(json!({}));
+    for prefix in [
+        "sk-",
+        "eyJ",
+        "Bearer ",
+        "whsec_",
+        "-----BEGIN ",
+        "a@",
+        "123456789:",
+        "+",
+        "-----BEGIN PRIVATE KEY-----",
+    ] {
+        for length in (0..80).chain(1000..1040) {
+            let mut stream = Stream::default();
+            for chunk in [prefix, &"a".repeat(length), "é, ", "and so on, "] {
+                stream.push(&rules, chunk, false);
+            }
+            assert!(
+                stream.held.is_empty() || prefix.ends_with("KEY-----"),
+                "{prefix} {length}: {}",
+                stream.held
+            );
+            stream.push(&rules, &"and so on, ".repeat(10), false);
+            assert!(stream.held.is_empty(), "{prefix} {length}: {}", stream.held);
+        }
+    }
+}
+
+#[test]
 fn what_an_own_pattern_holds_back_is_bounded() {
     let rules = rules(json!({
         "hold_bytes": 16, "email": false, "patterns": [{"name": "a", "pattern": "a.*z"}],

@@ -131,6 +131,31 @@ fn a_match_that_begins_in_another_one_is_covered_too() {
 }
 
 #[test]
+fn texts_that_look_like_the_beginning_of_something_everywhere_are_read_once() {
+    let pieces = [
+        "eyJ-",
+        "sk-",
+        "a@",
+        "a.",
+        "4-",
+        "4 ",
+        "04 ",
+        "-----BEGIN ",
+        "+4",
+        "+4 ",
+        "(4",
+        "1:",
+        "Bearer ",
+        "ghp_-",
+        "\\n",
+    ];
+    for piece in pieces {
+        let text = piece.repeat(20_000);
+        assert!(clean(&text).len() <= text.len(), "{piece}");
+    }
+}
+
+#[test]
 fn a_wrong_setting_is_named() {
     let own = |pattern: &str| json!({"patterns": [{"name": "a", "pattern": "x"}, {"name": "t", "pattern": pattern}]});
     let table = [
