@@ -75,6 +75,7 @@ pub mod agents;
 pub mod component;
 mod error;
 mod event;
+mod fields;
 pub mod host;
 pub mod http;
 mod ids;
@@ -86,6 +87,7 @@ pub mod manifest;
 #[cfg(not(target_family = "wasm"))]
 pub mod mock;
 pub mod pacing;
+mod prepared;
 mod reply;
 mod request;
 mod response;
@@ -102,9 +104,11 @@ pub use event::{
     Approval, Cancelled, Completed, Event, EventKind, Executor, Failed, Progress, ResponseChunk, Started,
     Thinking, ToolCompleted, ToolStarted,
 };
+pub use fields::Fields;
 pub use ids::{Cursor, SessionId, TaskId};
 pub use mailbox::{Events, Frame, Gap, Message, Next, Pieces, Reason};
 pub use manifest::{Manifest, Plugin, Route};
+pub use prepared::Prepared;
 pub use reply::{Body, Reply};
 pub use request::Request;
 pub use response::Response;
