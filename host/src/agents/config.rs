@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{EchoConfig, OpenAiConfig, RedisConfig};
+use super::{EchoConfig, HttpConfig, OpenAiConfig, RedisConfig};
 
 /// What becomes of a run whose worker died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub enum Backend {
     /// Answers with what it was sent.
     #[serde(rename = "echo")]
     Echo(EchoConfig),
+    /// A runtime that streams its answers over HTTP.
+    #[serde(rename = "http")]
+    Http(Box<HttpConfig>),
     /// A model behind a server that speaks the OpenAI chat-completions API.
     #[serde(rename = "openai")]
     OpenAi(Box<OpenAiConfig>),
@@ -59,6 +62,8 @@ impl Backend {
     pub(super) fn summary(&self) -> String {
         match self {
             Self::Echo(_) => "Answers with the text that it was sent.".to_owned(),
+            // Without a query, which may hold a key.
+            Self::Http(config) => format!("The runtime at {}.", config.url.origin().ascii_serialization()),
             Self::OpenAi(config) => format!("The model {}.", config.model),
             Self::Redis(config) => format!("A pipeline that hears {}.", config.command_channel),
         }

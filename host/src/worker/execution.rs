@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::{RunnableAgent, Worker};
 use crate::agents::{AgentSignal, AgentStream, Turn};
 use crate::domain::{
-    AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState, back_off,
+    AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, RawFrame, TaskInput, TaskState, back_off,
 };
 use crate::hub::Publisher;
 use crate::store::{Claim, StoreError};
@@ -30,8 +30,8 @@ const BURST: usize = 16;
 
 /// How a run comes to its end.
 enum Stop {
-    /// By this event of its agent, or of the gateway in its place.
-    Ended(AgentEvent),
+    /// By this event of its agent, which may have come as this frame, or of the gateway in its place.
+    Ended(AgentEvent, Option<RawFrame>),
     /// By somebody's wish.
     Cancelled(String),
     /// By the shutdown: another run will end the task, if it may have one.
@@ -60,16 +60,16 @@ pub(super) async fn execute(
     let limits = agent.as_ref().map(RunnableAgent::limits);
     let stop = match (beginning(&claim.task, claim.cancel.as_deref(), limits), agent) {
         (Beginning::Run(input), Some(agent)) => execution.turn(agent, *input, run, release).await,
-        (Beginning::Fail(event), _) => Stop::Ended(event),
+        (Beginning::Fail(event), _) => Stop::Ended(event, None),
         (Beginning::Cancel { reason }, _) => Stop::Cancelled(reason),
-        (Beginning::Run(_), None) => Stop::Ended(execution.internal("the agent has gone")),
+        (Beginning::Run(_), None) => Stop::Ended(execution.internal("the agent has gone"), None),
     };
     // The agent is done with: the next task may have its place while this one's end is being committed.
     drop(permit);
     let stop = match stop {
         Stop::Released if limits.is_some_and(|limits| !limits.retry_on_crash) && execution.has_started() => {
             let error = "the gateway stopped".to_owned();
-            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error))
+            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error), None)
         }
         stop => stop,
     };
@@ -133,12 +133,12 @@ impl Execution<'_> {
                 stop = &mut asked => return stop,
                 () = &mut deadline => {
                     let error = format!("the task took longer than {}", humantime::format_duration(limit));
-                    return Stop::Ended(failure(&self.claim.task, ErrorType::Deadline, error));
+                    return Stop::Ended(failure(&self.claim.task, ErrorType::Deadline, error), None);
                 }
                 burst = events.next() => {
                     for event in burst.unwrap_or_default() {
                         if let Some(end) = self.hear(event) {
-                            return Stop::Ended(end);
+                            return end;
                         }
                     }
                     silence.as_mut().reset(Instant::now() + agent.silence);
@@ -146,7 +146,7 @@ impl Execution<'_> {
                 () = &mut silence => {
                     let length = humantime::format_duration(agent.silence);
                     let error = format!("nothing heard from the agent for {length}");
-                    return Stop::Ended(failure(&self.claim.task, ErrorType::AgentSilent, error));
+                    return Stop::Ended(failure(&self.claim.task, ErrorType::AgentSilent, error), None);
                 }
             }
         }
@@ -171,21 +171,24 @@ impl Execution<'_> {
     }
 
     /// Takes a signal of the agent; some: that was the end.
-    fn hear(&mut self, heard: Heard) -> Option<AgentEvent> {
-        let event = match heard {
-            Heard::Signal(AgentSignal::Event(event)) => event,
+    fn hear(&mut self, heard: Heard) -> Option<Stop> {
+        let (event, frame) = match heard {
+            Heard::Signal(AgentSignal::Event(event)) => (event, None),
+            Heard::Signal(AgentSignal::Framed(event, frame)) => (event, Some(frame)),
             Heard::Signal(AgentSignal::Alive) => return None,
-            Heard::Nothing => return Some(self.internal("the agent ended without a result")),
-            Heard::Panic => return Some(self.internal("the agent panicked")),
+            Heard::Nothing => {
+                return Some(Stop::Ended(self.internal("the agent ended without a result"), None));
+            }
+            Heard::Panic => return Some(Stop::Ended(self.internal("the agent panicked"), None)),
         };
         match (&event, event.kind()) {
-            (AgentEvent::Completed { .. } | AgentEvent::Failed { .. }, _) => Some(event),
+            (AgentEvent::Completed { .. } | AgentEvent::Failed { .. }, _) => Some(Stop::Ended(event, frame)),
             (_, kind) if kind == Kind::Started || kind.is_terminal() => {
                 debug!(%kind, "an agent can't report this");
                 None
             }
             (_, kind) => {
-                self.say(kind, event.data());
+                self.say(kind, data(&event, frame.as_ref()));
                 None
             }
         }
@@ -244,12 +247,15 @@ impl Execution<'_> {
                 let data = json!({ "reason": reason }).to_string().into();
                 (Kind::Cancelled, data, TaskState::Cancelled, "")
             }
-            Stop::Ended(event) => match event {
-                AgentEvent::Failed { error_type, .. } => {
-                    (Kind::Failed, event.data(), TaskState::Failed, error_type.as_str())
+            Stop::Ended(event, frame) => {
+                let data = data(&event, frame.as_ref());
+                match event {
+                    AgentEvent::Failed { error_type, .. } => {
+                        (Kind::Failed, data, TaskState::Failed, error_type.as_str())
+                    }
+                    _ => (Kind::Completed, data, TaskState::Completed, ""),
                 }
-                _ => (Kind::Completed, event.data(), TaskState::Completed, ""),
-            },
+            }
         };
         let event = self.number(kind, data);
         let mut failures = 0;
@@ -306,6 +312,14 @@ fn begin(agent: &RunnableAgent, turn: Turn) -> stream::BoxStream<'static, Heard>
             .chain(stream::once(async { Heard::Nothing }))
             .boxed(),
         Err(_) => stream::once(async { Heard::Panic }).boxed(),
+    }
+}
+
+/// An event's data, with the agent's own frame where it came as one.
+fn data(event: &AgentEvent, frame: Option<&RawFrame>) -> Box<str> {
+    match frame {
+        Some(frame) => event.data_with(frame),
+        None => event.data(),
     }
 }
 
