@@ -57,7 +57,7 @@
 //! | `socket` | [`SocketAdapter`] | everything, and [`Socket`] |
 //! | `filter` | [`Filter`] | [`host`] |
 //!
-//! No host serves `socket` and `filter` yet: a plugin that exports them is loaded without them.
+//! No host serves `socket` yet: a plugin that exports it is refused.
 //!
 //! # Errors
 //!

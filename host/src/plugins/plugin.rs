@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::failure::FailureKind;
+use super::filter::FilterPool;
 use super::settings::PluginSettings;
 
 /// What a caller that is turned away should wait before it tries again.
@@ -23,6 +24,8 @@ pub struct Plugin {
     pub requests: Gate,
     /// The way in for deliveries.
     pub deliveries: Gate,
+    /// Its instances as a filter.
+    pub(super) filtering: FilterPool,
     /// Linear memory of all its exchanges, in bytes.
     pub(crate) memory: Arc<AtomicU64>,
     /// Slots of the engine that its exchanges hold or wait for.
@@ -94,7 +97,8 @@ impl Plugin {
         let requests = Gate::new(&settings, "http", settings.limits.waiting);
         // The outbox bounds the deliveries that wait.
         let deliveries = Gate::new(&settings, "delivery", usize::MAX);
-        Self { requests, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
+        let filtering = FilterPool::new(&settings);
+        Self { requests, deliveries, filtering, memory: Arc::default(), slots: Arc::default(), settings }
     }
 
     /// Its name to the operator.
@@ -104,13 +108,14 @@ impl Plugin {
 
     /// How long one of its roles still rests, if one does.
     pub fn aside_for(&self) -> Option<Duration> {
-        self.requests.aside_for().max(self.deliveries.aside_for())
+        self.requests.aside_for().max(self.deliveries.aside_for()).max(self.filtering.aside_for())
     }
 
     /// Another generation serves: what the one before did is forgotten.
     pub fn renewed(&self) {
         self.requests.breaker.reset();
         self.deliveries.breaker.reset();
+        self.filtering.renewed();
     }
 }
 
