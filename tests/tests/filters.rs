@@ -378,6 +378,7 @@ async fn a_filter_beside_another_role_has_nothing_but_the_host() {
     let task = submit(&gateway, "ask kv").await;
     let failed = &gateway.ended(&task).await["result"];
     assert_eq!(failed["error_type"], "filter", "{failed}");
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("nothing but `host`")), "{failed}");
     gateway.get("/hostile/nothing").await.expect(200);
 }
 

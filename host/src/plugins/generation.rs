@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::Store;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre, Linker, ResourceType};
 
 use super::artefacts::{ArtefactCache, ContentHash, Origin, load_artefact};
 use super::bindings::PluginExports;
@@ -26,6 +27,8 @@ use super::settings::PluginSettings;
 pub const CONTRACT: &str = "0.1";
 /// What `describe` and `check` together may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the names of the contract's interfaces begin with.
+const PACKAGE: &str = "plugway:gateway/";
 /// How much of a linker's or a trap's message an error quotes.
 const QUOTED: usize = 600;
 
@@ -273,7 +276,7 @@ impl<T: Guest> Loader<T> {
     fn filter(&self, component: &Component, exported: &[Role]) -> Result<Option<Arc<FilterRole>>, String> {
         let prepare = || {
             let mut linker = Linker::clone(&self.filters);
-            linker.define_unknown_imports_as_traps(component)?;
+            deny_others(&mut linker, component, self.engine.wasmtime())?;
             let pre = linker.instantiate_pre(component)?;
             let indices = FilterGuest::roles(&pre, exported)?;
             Ok(indices.map(|indices| Arc::new(FilterRole::new(self.engine.clone(), pre, indices))))
@@ -355,6 +358,38 @@ fn linker<T: Guest>(engine: &Engine) -> wasmtime::Result<Linker<T>> {
     Ok(linker)
 }
 
+/// Puts functions that trap in place of what a component imports of the contract beside `host`. What else it imports is
+/// left alone: wasmtime's own way to do this would hide WASI's, whose versions it finds by compatibility.
+fn deny_others(
+    linker: &mut Linker<FilterGuest>,
+    component: &Component,
+    engine: &wasmtime::Engine,
+) -> wasmtime::Result<()> {
+    let ty = component.component_type();
+    for (interface, import) in ty.imports(engine) {
+        let Some(rest) = interface.strip_prefix(PACKAGE) else { continue };
+        let ComponentItem::ComponentInstance(instance) = import.ty else { continue };
+        if rest.starts_with("host@") {
+            continue;
+        }
+        let mut linker = linker.instance(interface)?;
+        for (name, export) in instance.exports(engine) {
+            match export.ty {
+                ComponentItem::ComponentFunc(_) => {
+                    let told =
+                        format!("a filter may call nothing but `host`, and it called {interface}#{name}");
+                    linker.func_new(name, move |_, _, _, _| Err(wasmtime::Error::msg(told.clone())))?;
+                }
+                ComponentItem::Resource(_) => {
+                    linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Roles of the contract that this host does not serve yet, with their names.
 const UNSERVED: [(Role, &str); 1] = [(Role::Socket, "socket")];
 
@@ -397,7 +432,6 @@ fn refuse_core_module(bytes: &[u8]) -> Result<(), String> {
 
 /// Reads from the component's own names which contract it was built against and what it exports.
 fn read_contract(component: &Component, engine: &wasmtime::Engine) -> Result<(String, Vec<Role>), String> {
-    const PACKAGE: &str = "plugway:gateway/";
     let ty = component.component_type();
     let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
     let imports = ty.imports(engine).map(|(name, _)| name);
