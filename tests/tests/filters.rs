@@ -227,7 +227,9 @@ async fn a_filter_that_breaks_is_passed_over_where_the_operator_says_so() {
     for (fault, told) in FAULTS {
         let (description, shown) = run(&gateway, fault, "a boom of a thing").await;
         assert_eq!(description["state"], "completed", "{fault}: {description}");
-        assert_eq!(description["result"]["text"], "a boom of a thing", "{fault}");
+        // An answer may become another one; a piece of it may not.
+        let text = if fault == "end" { "over" } else { "a boom of a thing" };
+        assert_eq!(description["result"]["text"], text, "{fault}");
         let ends = shown.iter().filter(|event| ["completed", "failed"].contains(&event.progress().as_str()));
         assert_eq!(ends.count(), 1, "{fault}: {shown:#?}");
         gateway.logged(&["did not judge an event", told]).await;

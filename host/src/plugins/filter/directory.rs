@@ -28,8 +28,11 @@ struct Shared {
     /// Those that the configuration names.
     named: BTreeMap<Arc<str>, Arc<PluginSettings>>,
     /// Those of them that plugins are there for; none before the plugins were loaded.
-    found: watch::Sender<Option<BTreeMap<Arc<str>, Result<Filter, Absent>>>>,
+    found: watch::Sender<Option<Found>>,
 }
+
+/// What there is of every named filter that has a plugin.
+type Found = BTreeMap<Arc<str>, Result<Filter, Absent>>;
 
 impl FilterDirectory {
     /// A directory that waits to be told of the plugins.
@@ -84,7 +87,7 @@ impl FilterDirectory {
         if self.shared.named.is_empty() {
             return;
         }
-        let mut found = BTreeMap::new();
+        let mut found = Found::new();
         for (name, entry) in snapshot.plugins.iter().filter(|(name, _)| self.shared.named.contains_key(*name))
         {
             let serving = entry.serving.as_ref().filter(|_| !entry.disabled);
@@ -109,7 +112,7 @@ impl FilterDirectory {
     }
 
     /// Lets go of what is gone, and tells the operator of what changed.
-    fn notice(&self, before: Option<&BTreeMap<Arc<str>, Result<Filter, Absent>>>) {
+    fn notice(&self, before: Option<&Found>) {
         for (settings, absent) in self.named() {
             let name = &settings.name;
             let was = before.and_then(|before| before.get(name));
