@@ -45,6 +45,8 @@ pub struct Config {
     pub plugins_dir: PathBuf,
     /// Runs tasks that name no agent.
     pub default_agent: String,
+    /// Filters of all tasks, in their order.
+    pub filters: Vec<String>,
     /// What is under way gets this long when the gateway stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,

@@ -57,8 +57,6 @@
 //! | `socket` | [`SocketAdapter`] | everything, and [`Socket`] |
 //! | `filter` | [`Filter`] | [`host`] |
 //!
-//! No host serves `filter` yet: a plugin that exports it is refused.
-//!
 //! # Errors
 //!
 //! [`Error`] has a case for each HTTP answer that makes sense, and `?` turns what the crate's functions return into it:

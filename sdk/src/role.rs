@@ -191,10 +191,11 @@ impl From<crate::http::Error> for Failure {
     }
 }
 
-/// Role `filter`, which no host serves yet: judges what goes in and what comes out, before anything is logged or fanned out.
+/// Role `filter`: judges what goes in and what comes out, before anything is logged or fanned out.
 ///
 /// Must be quick. Only [`host`](crate::host) may be called from it, and any instance may get any call: what it has to
-/// remember about a task goes into `state`.
+/// remember about a task goes into `state`. What holds for all tasks, as its configuration or a compiled pattern, may stay
+/// in a `static` (`OnceLock`): instances are reused.
 ///
 /// ```
 /// # use plugway_sdk::{Draft, Filter, mock::Mock};
@@ -220,8 +221,11 @@ pub trait Filter {
         Admission::Pass
     }
 
-    /// Judges one event. `state` is what the last call for this task left in it, empty at first. What is returned goes on in
-    /// place of the event; a terminal event can't be dropped.
+    /// Judges one event. `state` is what the last call for this task's run left in it, empty at first. What is returned goes
+    /// on in place of the event. A terminal event can't be dropped, and stays the last and of its kind, but that `completed`
+    /// may become `failed`; no other becomes terminal, or `started`. What is changed loses its `raw`, the agent's own frame.
+    ///
+    /// A panic, or a step that this does not allow, fails the task, or passes the event as it was: the operator's `policy`.
     fn apply(&self, task: &str, state: &mut Vec<u8>, event: Draft) -> Vec<Draft>;
 }
 

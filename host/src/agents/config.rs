@@ -34,6 +34,8 @@ pub struct AgentConfig {
     /// not; what only keeps the connection open is none. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub stream_timeout: Duration,
+    /// Filters of its tasks, after those for all.
+    pub filters: Vec<String>,
     /// What runs the turns, and its settings.
     #[serde(flatten)]
     pub backend: Backend,
@@ -79,6 +81,8 @@ struct Raw {
     max_attempts: Option<u32>,
     #[serde(default = "default_stream_timeout", with = "humantime_serde")]
     stream_timeout: Duration,
+    #[serde(default)]
+    filters: Vec<String>,
     #[serde(flatten)]
     backend: Map<String, Value>,
 }
@@ -100,8 +104,8 @@ impl TryFrom<Raw> for AgentConfig {
                 format!("{path}: {}", error.into_inner())
             }
         })?;
-        let Raw { summary, on_crash, max_attempts, stream_timeout, .. } = raw;
-        Ok(Self { summary, on_crash, max_attempts, stream_timeout, backend })
+        let Raw { summary, on_crash, max_attempts, stream_timeout, filters, .. } = raw;
+        Ok(Self { summary, on_crash, max_attempts, stream_timeout, filters, backend })
     }
 }
 

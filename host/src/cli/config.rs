@@ -13,6 +13,7 @@ use crate::plugins::Settings;
 pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     let config = serve::load(args)?;
     Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
+    app::chains(&config)?;
     Callbacks::new(config.callbacks.clone())?;
     app::check_store(&config)?;
     let pipelines = app::pipelines(&config)?;

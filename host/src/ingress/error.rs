@@ -77,6 +77,13 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
+    /// 403: a filter refuses what was sent.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        let mut error = Self::forbidden(message);
+        error.0.code = Some("refused");
+        error
+    }
+
     /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::NOT_FOUND, "not_found_error", message);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::failure::FailureKind;
+use super::filter::FilterPool;
 use super::settings::PluginSettings;
 
 /// What a caller that is turned away should wait before it tries again.
@@ -25,6 +26,8 @@ pub struct Plugin {
     pub sockets: Gate,
     /// The way in for deliveries.
     pub deliveries: Gate,
+    /// Its instances as a filter.
+    pub(super) filtering: FilterPool,
     /// Linear memory of all its exchanges, in bytes.
     pub(crate) memory: Arc<AtomicU64>,
     /// Slots of the engine that its exchanges hold or wait for.
@@ -97,7 +100,9 @@ impl Plugin {
         let sockets = Gate::new(&settings, "socket", settings.limits.waiting);
         // The outbox bounds the deliveries that wait.
         let deliveries = Gate::new(&settings, "delivery", usize::MAX);
-        Self { requests, sockets, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
+        let filtering = FilterPool::new(&settings);
+        let (memory, slots) = Default::default();
+        Self { requests, sockets, deliveries, filtering, memory, slots, settings }
     }
 
     /// Its name to the operator.
@@ -108,7 +113,7 @@ impl Plugin {
     /// How long one of its roles still rests, if one does.
     pub fn aside_for(&self) -> Option<Duration> {
         let gates = [&self.requests, &self.sockets, &self.deliveries];
-        gates.into_iter().filter_map(Gate::aside_for).max()
+        gates.into_iter().filter_map(Gate::aside_for).max().max(self.filtering.aside_for())
     }
 
     /// Another generation serves: what the one before did is forgotten.
@@ -116,6 +121,7 @@ impl Plugin {
         self.requests.breaker.reset();
         self.sockets.breaker.reset();
         self.deliveries.breaker.reset();
+        self.filtering.renewed();
     }
 }
 

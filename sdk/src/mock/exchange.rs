@@ -11,7 +11,7 @@ use crate::{
     sys::{millis64, raw},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{ops::Deref, time::Duration};
 
 /// A request to the plugin, about to be sent.
@@ -336,16 +336,45 @@ impl<'a, A: Filter> FilterRun<'a, A> {
         }
     }
 
-    /// What it makes of one event.
+    /// What it makes of one event, as the gateway passes it on: without the `raw` of what it changed.
+    ///
+    /// # Panics
+    /// If the gateway would not take that.
     pub fn apply(&mut self, kind: &str, data: &Value) -> Vec<Draft> {
-        let event = wit::Draft { kind: kind.to_owned(), data: data.to_string() };
+        let given = Draft { kind: kind.to_owned(), data: data.to_string() };
+        let event = wit::Draft { kind: given.kind.clone(), data: given.data.clone() };
         let step = component::apply(self.adapter, "task_1", std::mem::take(&mut self.state), event);
         self.state = step.state;
-        step.events.into_iter().map(|event| Draft { kind: event.kind, data: event.data }).collect()
+        let made = step.events.into_iter().map(|event| Draft { kind: event.kind, data: event.data });
+        let mut made: Vec<_> = made.collect();
+        lawful(kind, &made);
+        for event in made.iter_mut().filter(|event| **event != given) {
+            let data: Result<Map<String, Value>, _> = serde_json::from_str(&event.data);
+            let mut data = data.unwrap_or_else(|_| panic!("no JSON object: {event:?}"));
+            if data.remove("raw").is_some() {
+                event.data = Value::Object(data).to_string();
+            }
+        }
+        made
     }
 
     /// What it makes of a task's events, all in all.
     pub fn run(mut self, events: &[(&str, Value)]) -> Vec<Draft> {
         events.iter().flat_map(|(kind, data)| self.apply(kind, data)).collect()
     }
+}
+
+/// The contract's rules for what becomes of an event.
+fn lawful(kind: &str, made: &[Draft]) {
+    let terminal = |kind: &str| matches!(kind, "completed" | "failed" | "cancelled");
+    let mut before = made;
+    if terminal(kind) {
+        let (last, others) =
+            made.split_last().unwrap_or_else(|| panic!("`{kind}` was dropped: it is terminal"));
+        let fits = last.kind == kind || (kind == "completed" && last.kind == "failed");
+        assert!(fits, "`{kind}` has to stay the last: {made:?}");
+        before = others;
+    }
+    assert!(!before.iter().any(|event| terminal(&event.kind)), "a terminal event too many: {made:?}");
+    assert!(!made.iter().any(|event| event.kind == "started"), "`started` is the gateway's own: {made:?}");
 }
