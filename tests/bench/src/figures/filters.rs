@@ -6,8 +6,9 @@
 
 use std::fs;
 
-use crate::report::Row;
-use crate::statistics::{median, micros};
+use plugway_figures::report::Row;
+use plugway_figures::statistics::{median, micros};
+
 use crate::workshop::{Gateway, Workshop};
 
 const ROUNDS: usize = 10;
