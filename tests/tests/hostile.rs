@@ -241,7 +241,7 @@ async fn what_a_plugin_keeps_is_bounded_and_its_own() {
     let full = deed(&gateway, "kv").await.expect("an answer").expect(200).text();
     let (count, error) = full.split_once(' ').expect("a number and an error");
     assert!((32..=64).contains(&count.parse::<u32>().expect("a number")), "{full}");
-    assert!(error.contains("too large") && error.contains("limits.kv"), "{error}");
+    assert!(error.contains("no room") && error.contains("limits.kv"), "{error}");
     let value = deed(&gateway, "kv-value").await.expect("an answer").expect(200).text();
     assert!(value.contains("TooLarge"), "{value}");
 

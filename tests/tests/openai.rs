@@ -196,7 +196,7 @@ async fn who_leaves_stops_the_agent_within_a_second_unless_the_answer_is_kept() 
     stopped("/v1/responses", json!({"model": "echo", "background": true, "input": "/sleep 1m"}), false).await;
 }
 
-/// How many are stored; 100,000 take a quarter of an hour.
+/// How many are stored; 100,000 take some four minutes.
 fn stored() -> usize {
     std::env::var("PLUGWAY_STORED").map_or(2_000, |count| count.parse().expect("PLUGWAY_STORED: a number"))
 }
