@@ -5,11 +5,10 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Kinds that always pass.
-const ALWAYS: &[&str] = &["started", "completed", "failed", "cancelled"];
+const ALWAYS: &[&str] = &["completed", "failed", "cancelled"];
 
 /// Kinds with a meaning of their own; all others are unknown.
 const CANONICAL: &[&str] = &[
-    "started",
     "thinking",
     "tool_started",
     "tool_completed",

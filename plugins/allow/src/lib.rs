@@ -1,7 +1,6 @@
 //! Decides which kinds of events an audience gets, and which of their fields.
 //!
-//! Invariant: `started` and what ends a task always pass: without them nobody could tell where a run begins, and that it
-//! is over.
+//! Invariant: what ends a task always passes: without it nobody could tell that it is over.
 
 mod config;
 

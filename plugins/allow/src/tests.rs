@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const KINDS: &[&str] = &[
-    "started",
     "thinking",
     "tool_started",
     "progress",
@@ -28,16 +27,16 @@ fn passing(config: Value) -> Vec<String> {
 
 #[test]
 fn kinds_pass_or_dont() {
-    let always = ["started", "completed", "failed", "cancelled"];
+    let always = ["completed", "failed", "cancelled"];
     assert_eq!(passing(json!({})), KINDS);
     assert_eq!(passing(json!({"kinds": []})), always);
     assert_eq!(
         passing(json!({"kinds": ["response_chunk", "workflow_*"]})),
-        ["started", "response_chunk", "workflow_step", "completed", "failed", "cancelled"]
+        ["response_chunk", "workflow_step", "completed", "failed", "cancelled"]
     );
     assert_eq!(
         passing(json!({"kinds": ["progress"], "unknown": "pass"})),
-        ["started", "progress", "workflow_step", "model_selection", "completed", "failed", "cancelled"]
+        ["progress", "workflow_step", "model_selection", "completed", "failed", "cancelled"]
     );
     let without =
         |left_out: &[&str]| KINDS.iter().copied().filter(|kind| !left_out.contains(kind)).collect::<Vec<_>>();

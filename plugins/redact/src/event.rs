@@ -27,7 +27,6 @@ const INPUT_IDS: &[&[&str]] = &[
 pub(crate) fn apply(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft> {
     let mut out = Vec::with_capacity(2);
     match &*event.kind {
-        "started" => *state = State::default(),
         "response_chunk" => {
             out.extend(flush(rules, &mut state.thinking, THINKING));
             let said = &mut state.said;

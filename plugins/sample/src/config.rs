@@ -3,9 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Kinds that are never held back: a run's begin, what ends a task, and what others wait for.
+/// Kinds that are never held back: what ends a task, and what others wait for.
 const NEVER: &[&str] = &[
-    "started",
     "completed",
     "failed",
     "cancelled",

@@ -10,8 +10,6 @@ use plugway_sdk::{Draft, Fields};
 pub(crate) fn apply(config: &Config, state: &mut State, event: Draft, now: u64) -> Vec<Draft> {
     let mut out = Vec::with_capacity(2);
     match &*event.kind {
-        // What the run before held is void.
-        "started" => *state = State::default(),
         "completed" | "failed" | "cancelled" => {
             release(config, state, now, &mut out, |_, _| true);
             *state = State::default();

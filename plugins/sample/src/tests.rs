@@ -157,15 +157,12 @@ fn an_event_alone_keeps_its_bytes_and_a_merged_one_has_no_frame() {
             (5, "failed", json!({})),
         ],
     );
-    assert_eq!(out[1].2, json!({"text": "b", "raw": {"x": "b"}, "n": 1.0}));
+    assert_eq!(out[1].2, json!({"text": "b", "n": 1.0}));
     assert_eq!(out[3].2, json!({"text": "cd", "n": 1.0}));
 }
 
 #[test]
-fn a_new_run_begins_anew_and_a_clock_put_back_holds_nothing_up() {
-    let out =
-        run(json!({}), &[chunk(0, "a"), chunk(1, "b"), (2, "started", json!({"attempt": 2})), chunk(3, "c")]);
-    assert_eq!(texts(&out), [(0, "a"), (3, "c")]);
+fn a_clock_put_back_holds_nothing_up() {
     let mock = Mock::new();
     let mut state = Vec::new();
     let later = r#"{"slots":[{"kind":"progress","last_ms":99999999999999,"held":null}],"number":1}"#;
