@@ -35,6 +35,14 @@ pub const TASK_ADDRESS: usize = 64 << 10;
 /// Tasks and sessions that one exchange may follow at once.
 pub const FOLLOWS: usize = 64;
 
+/// Longest reason of a WebSocket's close, in bytes.
+pub const CLOSE_REASON: usize = 123;
+/// Whether a WebSocket may be closed with this code: RFC 6455, section 7.4, without those that are never sent.
+#[must_use]
+pub const fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// Random bytes that one call may ask for.
 pub const RANDOM: u32 = 64 << 10;
 

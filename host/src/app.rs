@@ -20,6 +20,7 @@ use crate::domain::Clock;
 use crate::egress::{Egress, Tls};
 use crate::exchanges::{self, Exchange, Exchanges};
 use crate::feed::{self, Feed};
+use crate::filters::{Chains, Filters};
 use crate::hub::{self, Hub};
 use crate::ingress::{self, Ingress};
 use crate::plugins::{ArtefactCache, Catalogue, Compiler, Engine, Keeper, KeeperConfig, Loader, Settings};
@@ -69,7 +70,9 @@ impl Gateway {
         let [stop, wrap_up, finish, broken] = std::array::from_fn(|_| CancellationToken::new());
         let background = TaskTracker::new();
 
+        let chains = chains(&config)?;
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
+        let settings = settings.with_filters(chains.names());
         let callbacks = Callbacks::new(config.callbacks.clone())?;
         let tls = Tls::default();
         let pipelines = pipelines(&config)?;
@@ -82,7 +85,9 @@ impl Gateway {
             ..hub::Config::default()
         };
         let hub = Hub::new(store.clone(), hub_config);
-        let tasks = new_tasks(&config, &agents, &store, &hub);
+        let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
+        let filters = Filters::new(chains, catalogue.filters().clone());
+        let tasks = new_tasks(&config, &agents, &store, &hub, &filters);
         let feed = {
             let (hub, store, clock) = (hub.clone(), store.clone(), clock.clone());
             Feed::new(
@@ -92,7 +97,6 @@ impl Gateway {
         };
         let egress = Egress::new(config.egress.clone(), tls, tokio::runtime::Handle::current());
 
-        let (engine, catalogue, keeper) = open_plugins(&config, settings, compiler, clock.clone())?;
         let parts = exchanges::Parts {
             tasks: tasks.clone(),
             hub: hub.clone(),
@@ -110,6 +114,7 @@ impl Gateway {
                 limits: config.limits.clone(),
                 cors: config.cors.clone(),
                 stream: config.stream.clone(),
+                websocket: config.websocket.clone(),
             };
             let parts = ingress::Parts {
                 exchanges: exchanges.clone(),
@@ -128,7 +133,7 @@ impl Gateway {
         background.spawn(part("the plugins' keeper", &stop).run(keeper.run(stop.clone())));
         // Clients hear of what is under way until the end.
         background.spawn(part("the feed", &wrap_up).run(feed.run(wrap_up.clone())));
-        let pool = worker(&config, &agents, &store, &hub, &tasks, &clock);
+        let pool = worker(&config, &agents, &store, &hub, (&tasks, filters), &clock);
         if let Some(notices) = store.notices() {
             let listen = tasks.clone().listen(notices, wrap_up.clone());
             background.spawn(part("the ear for other nodes", &wrap_up).run(listen));
@@ -318,12 +323,36 @@ pub fn check_feed(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which filters the configuration names for which tasks.
+///
+/// # Errors
+/// A list of filters is wrong: names the setting.
+pub fn chains(config: &Config) -> anyhow::Result<Chains> {
+    let chains = Chains {
+        for_all: config.filters.clone(),
+        agents: config.agents.iter().map(|(name, agent)| (name.clone(), agent.filters.clone())).collect(),
+        adapters: config
+            .plugins
+            .iter()
+            .map(|(name, plugin)| (name.clone(), plugin.filters.clone()))
+            .collect(),
+    };
+    chains.check().map_err(anyhow::Error::msg)?;
+    Ok(chains)
+}
+
 /// As many bytes as memory can have.
 fn bytes(size: bytesize::ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
-fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub) -> Tasks {
+fn new_tasks(
+    config: &Config,
+    agents: &Agents,
+    store: &Arc<dyn Store>,
+    hub: &Hub,
+    filters: &Filters,
+) -> Tasks {
     let infos = agents.iter().map(|agent| AgentInfo {
         name: agent.name.clone(),
         summary: agent.summary.clone(),
@@ -336,7 +365,7 @@ fn new_tasks(config: &Config, agents: &Agents, store: &Arc<dyn Store>, hub: &Hub
         on_busy: config.workers.on_busy,
         ..tasks::Config::default()
     };
-    Tasks::new(store.clone(), hub.clone(), infos.collect(), settings)
+    Tasks::new(store.clone(), hub.clone(), infos.collect(), filters.clone(), settings)
 }
 
 /// The engine, the catalogue, and the task that keeps it true.
@@ -348,7 +377,9 @@ fn open_plugins(
 ) -> anyhow::Result<(Engine, Catalogue<Exchange>, Keeper<Exchange>)> {
     let largest =
         usize::try_from(settings.largest_memory()).context("plugin_defaults.memory is too large")?;
-    let engine = Engine::new(&config.engine, largest)?;
+    let filters = u32::try_from(settings.filter_instances())
+        .context("the limits.filter_instances of all filters are too many")?;
+    let engine = Engine::new(&config.engine, largest, filters)?;
     let loader = loader(&engine, &config.data_dir, compiler)?;
     let keeper_config = KeeperConfig {
         dir: config.plugins_dir.clone(),
@@ -376,7 +407,7 @@ fn worker(
     agents: &Agents,
     store: &Arc<dyn Store>,
     hub: &Hub,
-    tasks: &Tasks,
+    (tasks, filters): (&Tasks, Filters),
     clock: &Clock,
 ) -> worker::Worker {
     let (agents, max_attempts) = (agents.clone(), config.workers.max_attempts);
@@ -393,6 +424,7 @@ fn worker(
         hub: hub.clone(),
         tasks: tasks.clone(),
         agents: Arc::new(lookup),
+        filters,
         config: worker::Config {
             count: config.workers.count,
             lease: config.workers.lease,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a setting that is not understood stops the start with its name; none is read and ignored.
 
+mod aliases;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use crate::agents::AgentConfig;
 use crate::delivery::CallbacksConfig;
 use crate::egress::SecretRef;
 use crate::feed::FeedConfig;
-use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig};
+use crate::ingress::{AuthConfig, CorsConfig, HttpLimits, StreamConfig, WebSocketLimits};
 use crate::plugins::{EngineConfig, Limits, PluginConfig};
 use crate::tasks::OnBusy;
 use crate::telemetry::TelemetryConfig;
@@ -43,6 +45,8 @@ pub struct Config {
     pub plugins_dir: PathBuf,
     /// Runs tasks that name no agent.
     pub default_agent: String,
+    /// Filters of all tasks, in their order.
+    pub filters: Vec<String>,
     /// What is under way gets this long when the gateway stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -58,6 +62,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// The event stream.
     pub stream: StreamConfig,
+    /// Connections that plugins serve.
+    pub websocket: WebSocketLimits,
     /// The agent feed.
     pub feed: FeedConfig,
     /// The WebAssembly engine.
@@ -188,7 +194,7 @@ impl Config {
             None => {}
         }
         let listen: String = figment.extract_inner("listen").map_err(|error| setting(&error))?;
-        figment = aliases(figment, &listen)?;
+        figment = aliases::merge(figment, &listen, &|name| std::env::var(name).ok())?;
         figment = figment.merge(Env::prefixed(PREFIX).split("__")).merge(Serialized::defaults(overrides));
         let config: Self = figment.extract().map_err(|error| setting(&error))?;
         config.check()?;
@@ -246,75 +252,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// The names of the environment that the specifications gave.
-fn aliases(mut figment: Figment, listen: &str) -> Result<Figment, ConfigError> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let wrong = |name: &str, value: &str, wanted: &str| {
-        ConfigError::Setting(format!("{name}={value:?}: must be {wanted}"))
-    };
-    let flag = |name: &str| match variable(name) {
-        None => Ok(None),
-        Some(value) => match value.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Ok(Some(true)),
-            "false" | "0" | "no" | "off" => Ok(Some(false)),
-            _ => Err(wrong(name, &value, "true or false")),
-        },
-    };
-    let ports = ["WEBHOOK_PORT", "API_SERVER_PORT"].map(|name| (name, variable(name)));
-    let mut port: Option<(&str, u16)> = None;
-    for (name, value) in ports {
-        let Some(value) = value else { continue };
-        let read = value.parse().map_err(|_| wrong(name, &value, "a port, 0 to 65535"))?;
-        match port {
-            Some((other, port)) if port != read => {
-                let wanted = format!("{other}={port}: the gateway listens on one port");
-                return Err(wrong(name, &value, &wanted));
-            }
-            _ => port = Some((name, read)),
-        }
-    }
-    let host = variable("API_SERVER_HOST");
-    if port.is_some() || host.is_some() {
-        let mut address: SocketAddr =
-            listen.parse().map_err(|_| wrong("listen", listen, "an address, as 127.0.0.1:8080"))?;
-        if let Some((_, port)) = port {
-            address.set_port(port);
-        }
-        if let Some(host) = host {
-            let ip = if host == "localhost" { "127.0.0.1" } else { &host };
-            address.set_ip(ip.parse().map_err(|_| wrong("API_SERVER_HOST", &host, "an IP address"))?);
-        }
-        figment = figment.merge(Serialized::default("listen", address.to_string()));
-    }
-    if variable("API_SERVER_KEY").is_some() {
-        let mut keys = figment.extract_inner::<Vec<String>>("auth.keys").unwrap_or_default();
-        keys.push("env:API_SERVER_KEY".to_owned());
-        figment = figment.merge(Serialized::default("auth.keys", keys));
-    }
-    if let Some(enabled) = flag("API_SERVER_ENABLED")? {
-        figment = figment.merge(Serialized::default("plugins.openai.enabled", enabled));
-    }
-    if let Some(url) = variable("CALLBACK_URL") {
-        figment = figment.merge(Serialized::default("callbacks.result_url", url));
-    }
-    if let Some(count) = variable("MAX_WORKERS") {
-        let count: usize = count.parse().map_err(|_| wrong("MAX_WORKERS", &count, "a number"))?;
-        figment = figment.merge(Serialized::default("workers.count", count));
-    }
-    if let Some(enabled) = flag("ENABLE_SSE")? {
-        figment = figment.merge(Serialized::default("stream.enabled", enabled));
-    }
-    for (name, key) in [
-        ("TELEGRAM_REPLY_TO_MODE", "plugins.telegram.config.reply_to_mode"),
-        ("TELEGRAM_ALLOWED_USERS", "plugins.telegram.config.allowed_users"),
-    ] {
-        if let Some(value) = variable(name) {
-            figment = figment.merge(Serialized::default(key, value));
-        }
-    }
-    Ok(figment)
 }
 
 /// One line that names the setting, what is wrong with it, and where it stands.

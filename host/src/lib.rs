@@ -9,6 +9,7 @@ pub mod domain;
 pub mod egress;
 pub mod exchanges;
 pub mod feed;
+pub mod filters;
 pub mod hub;
 pub mod ingress;
 pub mod plugins;

@@ -9,6 +9,9 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 /// Seconds: from a tenth of a millisecond to ten minutes.
 const SECONDS: [f64; 14] =
     [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 600.0];
+/// Seconds of one call of a filter: from a microsecond to two seconds.
+const FILTER_SECONDS: [f64; 12] =
+    [0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.01, 0.1, 0.5, 2.0];
 /// Bytes of a plugin's memory.
 const BYTES: [f64; 7] =
     [131_072.0, 524_288.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
@@ -113,6 +116,8 @@ impl Metrics {
         let twice = |error: metrics_exporter_prometheus::BuildError| TelemetryError::Twice(error.to_string());
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .map_err(twice)?
+            .set_buckets_for_metric(Matcher::Full("plugway_filter_call_seconds".into()), &FILTER_SECONDS)
             .map_err(twice)?
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)
             .map_err(twice)?

@@ -8,7 +8,7 @@ use crate::{
     reply::{Answer, Reply},
     request::Request,
     role::{Admission, Delivery, Draft, Failure, Filter, HttpAdapter, Socket, SocketAdapter},
-    sys::{connection, millis64, responder},
+    sys::{millis64, responder},
     task::TaskRef,
 };
 
@@ -56,15 +56,8 @@ pub fn handle<A: HttpAdapter>(adapter: &A, request: HttpRequest) -> Result<(), S
 pub fn serve<A: SocketAdapter>(adapter: &A, upgrade: HttpRequest) -> Result<(), String> {
     mailbox::clear();
     match adapter.serve(Request::from_raw(upgrade), Socket { private: () }) {
-        Ok(()) | Err(Error::Closed(Reason::PeerGone)) => Ok(()),
-        Err(Error::Closed(reason)) => {
-            connection::close(1001, &reason.to_string());
-            Ok(())
-        }
-        Err(error) => {
-            connection::close(1011, "internal error");
-            Err(error.reason())
-        }
+        Ok(()) | Err(Error::Closed(_)) => Ok(()),
+        Err(error) => Err(error.reason()),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::{
     ids::{Cursor, SessionId, TaskId},
+    json,
     sys::raw,
 };
 use serde::de::DeserializeOwned;
@@ -38,6 +39,21 @@ impl Event {
     /// The whole payload as a type of one's own; none if it does not fit.
     pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_str(&self.data).ok()
+    }
+
+    /// The agent's own frame, byte for byte: a JSON object, for adapters that pass it on. None where the agent has no frames,
+    /// or a filter has put another event in the place of its own.
+    ///
+    /// ```
+    /// # use plugway_sdk::{mock::{Mock, Script}, prelude::*};
+    /// # let mock = Mock::new();
+    /// # mock.agent(|_| Script::new().event("response_chunk", serde_json::json!({"text": "Hi", "raw": {"token": "Hi"}})));
+    /// let event = Task::message("Hi").submit()?.events().next().unwrap()?;
+    /// assert_eq!(event.raw(), Some(r#"{"token":"Hi"}"#));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn raw(&self) -> Option<&str> {
+        json::member(&self.data, "raw").filter(|frame| frame.starts_with('{'))
     }
 
     /// Whether the task is over: exactly one event of a task is terminal.
@@ -306,10 +322,16 @@ impl EventKind {
     }
 }
 
-/// The text of `{"text":"…"}`, where nothing else is in it and no character is written as a number: most chunks, and the
-/// hot path.
+/// The text of `{"text":"…"}`, where nothing but the agent's own frame stands behind it and no character is written as a
+/// number: most chunks, and the hot path.
 fn plain_text(data: &str) -> Option<String> {
-    let mut rest = data.strip_prefix(r#"{"text":""#)?.strip_suffix(r#""}"#)?;
+    let quoted = data.strip_prefix(r#"{"text":""#)?;
+    let (mut rest, behind) = quoted.split_at_checked(json::string_end(quoted)?)?;
+    if behind != r#""}"# {
+        let frame = behind.strip_prefix(r#"","raw":"#)?;
+        let end = json::value_end(frame).filter(|_| frame.starts_with('{'))?;
+        (frame[end..] == *"}").then_some(())?;
+    }
     let mut text = String::with_capacity(rest.len());
     while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\')) {
         let (plain, escape) = rest.split_at_checked(at)?;

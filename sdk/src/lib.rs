@@ -57,8 +57,6 @@
 //! | `socket` | [`SocketAdapter`] | everything, and [`Socket`] |
 //! | `filter` | [`Filter`] | [`host`] |
 //!
-//! No host serves `socket` and `filter` yet: a plugin that exports them is loaded without them.
-//!
 //! # Errors
 //!
 //! [`Error`] has a case for each HTTP answer that makes sense, and `?` turns what the crate's functions return into it:
@@ -75,9 +73,11 @@ pub mod agents;
 pub mod component;
 mod error;
 mod event;
+mod fields;
 pub mod host;
 pub mod http;
 mod ids;
+pub mod json;
 pub mod kv;
 pub mod mailbox;
 #[doc(hidden)]
@@ -85,6 +85,7 @@ pub mod manifest;
 #[cfg(not(target_family = "wasm"))]
 pub mod mock;
 pub mod pacing;
+mod prepared;
 mod reply;
 mod request;
 mod response;
@@ -101,9 +102,11 @@ pub use event::{
     Approval, Cancelled, Completed, Event, EventKind, Executor, Failed, Progress, ResponseChunk, Started,
     Thinking, ToolCompleted, ToolStarted,
 };
+pub use fields::Fields;
 pub use ids::{Cursor, SessionId, TaskId};
 pub use mailbox::{Events, Frame, Gap, Message, Next, Pieces, Reason};
 pub use manifest::{Manifest, Plugin, Route};
+pub use prepared::Prepared;
 pub use reply::{Body, Reply};
 pub use request::Request;
 pub use response::Response;

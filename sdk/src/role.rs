@@ -21,7 +21,7 @@ pub trait HttpAdapter {
     fn handle(&self, request: Request, reply: Reply) -> Result<()>;
 }
 
-/// Role `socket`, which no host serves yet: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
+/// Role `socket`: serves one WebSocket connection from its upgrade to its end, in an instance of its own.
 ///
 /// ```
 /// use plugway_sdk::prelude::*;
@@ -53,7 +53,8 @@ pub trait SocketAdapter {
     /// Serves the connection; frames and events arrive in the [mailbox](crate::mailbox::next).
     ///
     /// # Errors
-    /// An error closes the connection with code 1011, or 1001 if the host wanted it closed.
+    /// An error closes the connection with code 1011. Where the host wanted it closed, the code is 1012 (another generation
+    /// of the plugin serves) or 1001 (the host stops), whatever this returns.
     fn serve(&self, upgrade: Request, socket: Socket) -> Result<()>;
 }
 
@@ -92,10 +93,13 @@ impl Socket {
         if connection::send(&frame) { Ok(()) } else { Err(Error::Closed(Reason::PeerGone)) }
     }
 
-    /// Closes the connection; 1000 is the ordinary code.
-    pub fn close(self, code: u16, reason: &str) {
+    /// Closes the connection behind all that was sent; 1000 is the ordinary code, 3000 to 4999 are for applications.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the code may not be sent or the reason has more than 123 bytes.
+    pub fn close(self, code: u16, reason: &str) -> Result<()> {
         let () = self.private;
-        connection::close(code, reason);
+        connection::close(code, reason).map_err(Error::Internal)
     }
 }
 
@@ -187,10 +191,11 @@ impl From<crate::http::Error> for Failure {
     }
 }
 
-/// Role `filter`, which no host serves yet: judges what goes in and what comes out, before anything is logged or fanned out.
+/// Role `filter`: judges what goes in and what comes out, before anything is logged or fanned out.
 ///
 /// Must be quick. Only [`host`](crate::host) may be called from it, and any instance may get any call: what it has to
-/// remember about a task goes into `state`.
+/// remember about a task goes into `state`. What holds for all tasks, as its configuration or a compiled pattern, may stay
+/// in a `static` (`OnceLock`): instances are reused.
 ///
 /// ```
 /// # use plugway_sdk::{Draft, Filter, mock::Mock};
@@ -216,8 +221,11 @@ pub trait Filter {
         Admission::Pass
     }
 
-    /// Judges one event. `state` is what the last call for this task left in it, empty at first. What is returned goes on in
-    /// place of the event; a terminal event can't be dropped.
+    /// Judges one event. `state` is what the last call for this task's run left in it, empty at first. What is returned goes
+    /// on in place of the event. A terminal event can't be dropped, and stays the last and of its kind, but that `completed`
+    /// may become `failed`; no other becomes terminal, or `started`. What is changed loses its `raw`, the agent's own frame.
+    ///
+    /// A panic, or a step that this does not allow, fails the task, or passes the event as it was: the operator's `policy`.
     fn apply(&self, task: &str, state: &mut Vec<u8>, event: Draft) -> Vec<Draft>;
 }
 

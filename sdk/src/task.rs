@@ -41,6 +41,8 @@ pub struct Task {
     agent: Option<String>,
     session: Option<String>,
     input: Map<String, Value>,
+    /// JSON text.
+    forward: Option<String>,
     deliver: Option<(Moment, Value)>,
     idempotency_key: Option<String>,
     problem: Option<String>,
@@ -51,7 +53,15 @@ impl Task {
     pub fn of_kind(kind: &str) -> Self {
         let mut input = Map::new();
         input.insert("kind".to_owned(), kind.into());
-        Self { agent: None, session: None, input, deliver: None, idempotency_key: None, problem: None }
+        Self {
+            agent: None,
+            session: None,
+            input,
+            forward: None,
+            deliver: None,
+            idempotency_key: None,
+            problem: None,
+        }
     }
 
     /// Something that a user says.
@@ -124,9 +134,31 @@ impl Task {
         self
     }
 
-    /// A frame that an `http` agent passes on as it is.
-    pub fn forward<T: Serialize + ?Sized>(self, frame: &T) -> Self {
-        self.input("forward", frame)
+    /// A frame, an object, that an `http` agent passes on as it is.
+    pub fn forward<T: Serialize + ?Sized>(mut self, frame: &T) -> Self {
+        match serde_json::to_string(frame) {
+            Ok(frame) => self.forward = Some(frame),
+            Err(error) => self.problem = Some(format!("forward: {error}")),
+        }
+        self
+    }
+
+    /// The same for a frame that somebody else wrote: its JSON text goes out byte for byte.
+    ///
+    /// ```
+    /// # use plugway_sdk::{prelude::*, mock::Mock};
+    /// # let mock = Mock::new();
+    /// Task::message("Hi").forward_text(r#"{"type": "user_message",  "n": 1.50}"#).submit()?;
+    /// assert!(mock.submissions()[0].document.contains(r#""forward":{"type": "user_message",  "n": 1.50}"#));
+    /// assert!(Task::message("Hi").forward_text(r#"{}, "kind": "command""#).submit().is_err());
+    /// # Ok::<(), plugway_sdk::Error>(())
+    /// ```
+    pub fn forward_text(mut self, frame: &str) -> Self {
+        match serde_json::from_str::<serde::de::IgnoredAny>(frame) {
+            Ok(_) => self.forward = Some(frame.to_owned()),
+            Err(error) => self.problem = Some(format!("forward: {error}")),
+        }
+        self
     }
 
     /// The same key within the host's retention time names the same task, whatever the input.
@@ -166,7 +198,7 @@ impl Task {
         let task = wit::NewTask {
             agent: self.agent,
             session: self.session,
-            input: serde_json::to_string(&self.input).map_err(invalid)?,
+            input: document(&self.input, self.forward.as_deref()).map_err(invalid)?,
             deliver,
             idempotency_key: self.idempotency_key,
         };
@@ -183,6 +215,19 @@ impl Task {
             duplicate: accepted.duplicate,
         })
     }
+}
+
+/// The input document: its fields, and the frame as it was written.
+fn document(fields: &Map<String, Value>, forward: Option<&str>) -> serde_json::Result<String> {
+    let mut document = serde_json::to_string(fields)?;
+    if let Some(frame) = forward {
+        // There is a field before it: the kind.
+        document.pop();
+        document.push_str(",\"forward\":");
+        document.push_str(frame);
+        document.push('}');
+    }
+    Ok(document)
 }
 
 fn value<T: Serialize + ?Sized>(content: &T) -> Value {

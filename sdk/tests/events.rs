@@ -207,6 +207,17 @@ fn payloads_are_read_leniently_and_nothing_is_lost() {
     for broken in [r#"{"text":"a\"}"#, r#"{"text":"\x"}"#, r#"{"text":"a"b"}"#, r#"{"text":""#] {
         assert!(matches!(EventKind::parse("response_chunk", broken), EventKind::Unknown { .. }), "{broken}");
     }
+    for (data, text) in [
+        (r#"{"text":"a\"}","raw":{"text":"b","x":[{"y":"\\"}]}}"#, "a\"}"),
+        (r#"{"text":"a","raw":null}"#, "a"),
+        (r#"{"text":"a","raw":{},"text":"b"}"#, "b"),
+        (r#"{"raw":{"text":"b"},"text":"a"}"#, "a"),
+    ] {
+        let EventKind::ResponseChunk(chunk) = EventKind::parse("response_chunk", data) else {
+            panic!("{data}")
+        };
+        assert_eq!(chunk.text, text, "{data}");
+    }
     assert!(matches!(kind("response_chunk", json!({"text": 7})), EventKind::Unknown { .. }));
     assert!(
         matches!(kind("failed", json!({"error": 7})), EventKind::Failed(_)),

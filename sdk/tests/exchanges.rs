@@ -61,7 +61,7 @@ impl SocketAdapter for Door {
                     return Err(Error::internal("asked to"));
                 }
                 Message::Frame(Frame::Text(text)) if text == "bye" => {
-                    socket.close(1000, "bye");
+                    socket.close(1000, "bye")?;
                     return Ok(());
                 }
                 Message::Frame(Frame::Text(text)) => drop(Task::message(text).session(&session).submit()?),
@@ -208,7 +208,46 @@ fn a_socket_speaks_for_every_task_of_its_session() {
 }
 
 #[test]
-fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1001() {
+fn turns_of_a_session_run_one_after_the_other() {
+    let mock = Mock::new();
+    mock.agent(|task| match task.text() {
+        "endless" => Script::new().started(),
+        text => Script::new().wait(Duration::from_secs(10)).completed(text),
+    });
+    let turn = |text: &str| Task::message(text).session("s1").submit().unwrap();
+    let (first, second, elsewhere) = (turn("one"), turn("two"), Task::message("else").submit().unwrap());
+    let start = mock.now();
+    assert_eq!(elsewhere.answer().as_deref(), Ok("else"));
+    assert_eq!(mock.now().duration_since(start).unwrap(), Duration::from_secs(10));
+    assert_eq!(second.answer().as_deref(), Ok("two"));
+    assert_eq!(mock.now().duration_since(start).unwrap(), Duration::from_secs(20));
+    assert_eq!(first.answer().as_deref(), Ok("one"));
+
+    let (endless, waits, last) = (turn("endless"), turn("waits"), turn("last"));
+    mock.advance(Duration::from_secs(60));
+    assert_eq!(waits.describe().unwrap().unwrap()["state"], "queued");
+    assert_eq!(waits.cancel(), Ok(true));
+    assert_eq!(last.describe().unwrap().unwrap()["state"], "queued");
+    let cancelled = mock.now();
+    assert_eq!(endless.cancel(), Ok(true));
+    assert_eq!(last.answer().as_deref(), Ok("last"));
+    assert_eq!(mock.now().duration_since(cancelled).unwrap(), Duration::from_secs(10));
+    assert!(waits.answer().is_err());
+}
+
+#[test]
+fn a_peer_goes_after_the_frames_that_it_wants() {
+    let mock = Mock::new();
+    mock.agent(|_| Script::reply(["a", "b", "c"]));
+    let connect = || mock.websocket("/ws/s1").query("after", "a b&c").text("one");
+    let served = connect().leaves_after(2).serve(&Door);
+    assert_eq!((served.frames.len(), &served.error), (2, &None));
+    assert_eq!(served.json()[1], json!({"kind": "response_chunk", "data": "{\"text\":\"a\"}"}));
+    assert_eq!(connect().leaves_after(0).serve(&Door).texts(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1012() {
     let mock = Mock::new();
     let served = mock.websocket("/ws/s1").text("fail").serve(&Door);
     assert_eq!(
@@ -218,7 +257,7 @@ fn a_socket_that_fails_is_closed_with_1011_and_one_that_drains_with_1001() {
 
     mock.close_after(Duration::from_secs(9), Reason::Draining);
     let served = mock.websocket("/ws/s1").serve(&Door);
-    assert_eq!((served.closed.map(|(code, _)| code), served.error), (Some(1001), None));
+    assert_eq!((served.closed.map(|(code, _)| code), served.error), (Some(1012), None));
 
     let served = mock.websocket("/ws/s1").wait(Duration::from_secs(1)).leave().serve(&Door);
     assert_eq!((served.closed, served.error), (None, None));

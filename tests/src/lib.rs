@@ -20,6 +20,7 @@ mod process;
 mod receiver;
 mod redis;
 mod relay;
+mod runtime;
 mod sse;
 mod test_api;
 pub mod update;
@@ -34,4 +35,5 @@ pub use plugins::{compile_bomb, exporting, install, overwrite_bytes, salted, wit
 pub use receiver::{Receiver, Reception};
 pub use redis::RedisServer;
 pub use relay::Relay;
+pub use runtime::{INTERNAL_KEY, Runtime};
 pub use sse::{Event, Sse};

@@ -102,7 +102,7 @@ async fn the_start_waits_for_a_slow_component_only_so_long() {
 #[tokio::test]
 async fn a_component_with_a_role_that_is_not_served_is_refused() {
     let gateway = Gateway::builder().start().await;
-    let roles: [&[&str]; 3] = [&["filter"], &["socket"], &["http", "filter"]];
+    let roles: [&[&str]; 2] = [&["socket"], &["http", "socket"]];
     for role in roles {
         let name = role.join("-");
         overwrite_bytes(&gateway.plugins_dir(), &name, &exporting(&[&["plugin"], role].concat()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{EchoConfig, OpenAiConfig, RedisConfig};
+use super::{EchoConfig, HttpConfig, OpenAiConfig, RedisConfig};
 
 /// What becomes of a run whose worker died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct AgentConfig {
     /// not; what only keeps the connection open is none. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub stream_timeout: Duration,
+    /// Filters of its tasks, after those for all.
+    pub filters: Vec<String>,
     /// What runs the turns, and its settings.
     #[serde(flatten)]
     pub backend: Backend,
@@ -46,6 +48,9 @@ pub enum Backend {
     /// Answers with what it was sent.
     #[serde(rename = "echo")]
     Echo(EchoConfig),
+    /// A runtime that streams its answers over HTTP.
+    #[serde(rename = "http")]
+    Http(Box<HttpConfig>),
     /// A model behind a server that speaks the OpenAI chat-completions API.
     #[serde(rename = "openai")]
     OpenAi(Box<OpenAiConfig>),
@@ -59,6 +64,8 @@ impl Backend {
     pub(super) fn summary(&self) -> String {
         match self {
             Self::Echo(_) => "Answers with the text that it was sent.".to_owned(),
+            // Without a query, which may hold a key.
+            Self::Http(config) => format!("The runtime at {}.", config.url.origin().ascii_serialization()),
             Self::OpenAi(config) => format!("The model {}.", config.model),
             Self::Redis(config) => format!("A pipeline that hears {}.", config.command_channel),
         }
@@ -74,6 +81,8 @@ struct Raw {
     max_attempts: Option<u32>,
     #[serde(default = "default_stream_timeout", with = "humantime_serde")]
     stream_timeout: Duration,
+    #[serde(default)]
+    filters: Vec<String>,
     #[serde(flatten)]
     backend: Map<String, Value>,
 }
@@ -95,8 +104,8 @@ impl TryFrom<Raw> for AgentConfig {
                 format!("{path}: {}", error.into_inner())
             }
         })?;
-        let Raw { summary, on_crash, max_attempts, stream_timeout, .. } = raw;
-        Ok(Self { summary, on_crash, max_attempts, stream_timeout, backend })
+        let Raw { summary, on_crash, max_attempts, stream_timeout, filters, .. } = raw;
+        Ok(Self { summary, on_crash, max_attempts, stream_timeout, filters, backend })
     }
 }
 

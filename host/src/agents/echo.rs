@@ -192,6 +192,7 @@ impl Echo {
                         parameters: value.clone(),
                         arguments,
                         executor: "agent",
+                        requires_approval: false,
                     };
                     pause(delay).await;
                     yield AgentEvent::ToolCompleted {
@@ -229,6 +230,7 @@ fn ask(calls: Vec<Call>, task: TaskId, asked: usize, delay: Duration) -> Events 
                 parameters: value,
                 arguments,
                 executor: "client",
+                requires_approval: false,
             };
         }
         let said = words(&text).count();

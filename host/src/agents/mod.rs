@@ -1,11 +1,15 @@
 //! The south side: the agents that do the work, one file a kind. An agent gets one turn and tells what happens as a
 //! stream of events; dropping the stream stops it.
 
+mod attachment;
 mod config;
 mod echo;
+mod failure;
+mod http;
 mod openai;
 mod redis;
 mod sse;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +18,12 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 
 use crate::domain::HistoryMessage;
-use crate::domain::{AgentEvent, SessionId, TaskId, TaskInput};
+use crate::domain::{AgentEvent, RawFrame, SessionId, TaskId, TaskInput};
 use crate::egress::{SecretError, Tls};
 
 pub use config::{AgentConfig, Backend, OnCrash};
 pub use echo::EchoConfig;
+pub use http::HttpConfig;
 pub use openai::OpenAiConfig;
 pub use redis::{Pipelines, RedisConfig};
 
@@ -44,6 +49,8 @@ pub struct Turn {
 pub enum AgentSignal {
     /// Something to tell.
     Event(AgentEvent),
+    /// The same, with the agent's own frame that it was made of.
+    Framed(AgentEvent, RawFrame),
     /// The agent goes on with its answer, and has nothing to tell yet. It ends the silence; nobody hears of it.
     Alive,
 }
@@ -155,6 +162,7 @@ impl Agents {
             }
             let backend: Arc<dyn Agent> = match &config.backend {
                 Backend::Echo(echo) => Arc::new(echo::Echo::new(echo.clone())),
+                Backend::Http(http) => Arc::new(http::Http::new(name, http, tls.clone())?),
                 Backend::OpenAi(openai) => Arc::new(openai::OpenAi::new(name, openai, tls.clone())?),
                 Backend::Redis(config) => Arc::new(redis::Redis::new(name, config, pipelines)?),
             };

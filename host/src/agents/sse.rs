@@ -1,5 +1,6 @@
 //! Server-sent events from an agent, read piece by piece (WHATWG HTML, section 9.2.6), with a bound on what an event may
-//! take. Each byte is looked at once, whatever the pieces.
+//! take. Each byte is looked at once, whatever the pieces. An event with a name and without data, which a browser would
+//! pass over, is one too: some servers end their streams with it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -106,7 +107,8 @@ impl SseReader {
         self.at_start = false;
         if line.is_empty() {
             let event = std::mem::take(&mut self.event);
-            return Ok(std::mem::take(&mut self.has_data).then_some(event));
+            let is_event = std::mem::take(&mut self.has_data) || !event.name.is_empty();
+            return Ok(is_event.then_some(event));
         }
         let line = std::str::from_utf8(line).map_err(|_| SseError::NotUtf8)?;
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
@@ -158,6 +160,7 @@ mod tests {
             event("done", "b\n ü"),
             event("", ""),
             event("", "{\"x\":1}"),
+            event("x", ""),
             event("", "last"),
         ];
         assert_eq!(events, expected);

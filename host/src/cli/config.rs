@@ -13,6 +13,7 @@ use crate::plugins::Settings;
 pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     let config = serve::load(args)?;
     Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
+    app::chains(&config)?;
     Callbacks::new(config.callbacks.clone())?;
     app::check_store(&config)?;
     let pipelines = app::pipelines(&config)?;
@@ -22,7 +23,7 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
         crate::feed::check_url(url)?;
     }
     crate::telemetry::check(&config.telemetry)?;
-    crate::ingress::check(&config.auth, config.listen, &config.limits, &config.cors)?;
+    crate::ingress::check(&config.auth, config.listen, &config.limits, &config.websocket, &config.cors)?;
     let shown = toml::to_string(&config).context("the configuration can't be printed")?;
     say!("{}", shown.trim_end());
     Ok(())

@@ -129,6 +129,7 @@ fn load(args: &CheckArgs) -> anyhow::Result<Loaded> {
     let engine = Engine::new(
         &EngineConfig { exchanges: 4, threads: 1, ..config.engine.clone() },
         usize::try_from(settings.limits.memory.as_u64()).context("limits.memory is too large")?,
+        1,
     )?;
     let cache = TempDir::new()?;
     let loader = app::loader(&engine, &cache.0, Compiler::child(&config.engine))?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ListArgs;
 use crate::egress::{self, Egress, EgressRequest, Grant, Tls};
-use crate::plugins::PluginStatus;
+use crate::plugins::{PluginState, PluginStatus};
 
 /// How long the gateway may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +41,8 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<()> {
             say!("    wants {want}{}", if granted { "" } else { " (not granted)" });
         }
         if let Some(error) = &plugin.error {
-            say!("    refused: {error}");
+            let word = if plugin.state == PluginState::Missing { "named as a filter" } else { "refused" };
+            say!("    {word}: {error}");
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Cursor, SessionId, TaskId};
@@ -189,6 +190,9 @@ pub enum AgentEvent {
         arguments: String,
         /// `agent` or `client`: who carries it out.
         executor: &'static str,
+        /// Whether a person has to agree first.
+        #[serde(skip_serializing_if = "is_false")]
+        requires_approval: bool,
     },
     /// A tool call ended.
     ToolCompleted {
@@ -256,6 +260,11 @@ pub enum AgentEvent {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 fn other_data<S: serde::Serializer>(
     _kind: &Arc<str>,
     data: &Map<String, Value>,
@@ -298,6 +307,40 @@ impl AgentEvent {
             Err(_) => "{}".into(),
         }
     }
+
+    /// The event's data with the agent's own frame in it, as `raw`.
+    pub fn data_with(&self, frame: &RawFrame) -> Box<str> {
+        let mut text = String::from(self.data());
+        text.pop();
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str("\"raw\":");
+        text.push_str(&frame.0);
+        text.push('}');
+        text.into_boxed_str()
+    }
+}
+
+/// A frame as an agent sent it, for adapters that pass it on: a JSON object on one line, else as it was written, with
+/// its order, its numbers and its nulls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawFrame(Box<str>);
+
+impl RawFrame {
+    /// None: the text is no JSON object.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = serde_json::from_str::<&RawValue>(text).ok()?.get();
+        // Within JSON, a line's end stands between tokens only; in an event of a stream it would end the field.
+        let line =
+            if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], " ") } else { text.to_owned() };
+        line.starts_with('{').then(|| Self(line.into_boxed_str()))
+    }
+
+    /// The object's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 #[cfg(test)]
@@ -318,6 +361,20 @@ mod tests {
             &*failed.data(),
             r#"{"error":"nothing heard for 60s","error_type":"agent_silent","recoverable":false,"retry_count":0}"#
         );
+    }
+
+    #[test]
+    fn an_agents_own_frame_goes_with_its_event_as_it_is() {
+        let frame = RawFrame::new(" {\"token\": \"a\",\r\n \"n\": 1.50, \"x\": null}\n").unwrap();
+        assert_eq!(frame.as_str(), "{\"token\": \"a\",   \"n\": 1.50, \"x\": null}");
+        let chunk = AgentEvent::ResponseChunk { text: "a".into() };
+        let expected = "{\"text\":\"a\",\"raw\":{\"token\": \"a\",   \"n\": 1.50, \"x\": null}}";
+        assert_eq!(&*chunk.data_with(&frame), expected);
+        let other = AgentEvent::Other { kind: "x".into(), data: Map::new() };
+        assert_eq!(&*other.data_with(&RawFrame::new("{}").unwrap()), r#"{"raw":{}}"#);
+        for text in ["", "[1]", "7", "{", "{}{}"] {
+            assert_eq!(RawFrame::new(text), None, "{text}");
+        }
     }
 
     #[test]

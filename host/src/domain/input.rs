@@ -14,7 +14,8 @@ pub struct InvalidInput {
 }
 
 /// One turn's input. Unknown fields are kept out of the way of older gateways: they are ignored here and passed on by
-/// backends that forward the document.
+/// backends that forward the document. Beside any kind may stand `forward`, a frame (an object) that `http` agents are
+/// sent in the place of what the kind says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TaskInput {
@@ -158,6 +159,9 @@ impl TaskInput {
             Some(Value::String(_)) => {}
             Some(_) => return Err(invalid("kind", "must be a string")),
         }
+        if object.get("forward").is_some_and(|frame| !frame.is_object() && !frame.is_null()) {
+            return Err(invalid("forward", "must be a JSON object"));
+        }
         // Without its tag a variant reports the path of what is wrong; serde's tagged enums can't.
         let read = |error: serde_path_to_error::Error<serde_json::Error>| {
             let path = error.path().to_string();
@@ -225,6 +229,7 @@ mod tests {
             Some("history[0].role")
         );
         assert_eq!(field(r#"{"kind":"tool_result","results":[]}"#).as_deref(), Some("results"));
+        assert_eq!(field(r#"{"kind":"message","text":"a","forward":[]}"#).as_deref(), Some("forward"));
         assert!(TaskInput::parse(r#"{"kind":"dance"}"#).unwrap_err().reason.contains("dance"));
     }
 

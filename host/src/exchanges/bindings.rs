@@ -10,6 +10,7 @@ pub(crate) mod imports {
             world exchange {
                 include plugway:gateway/adapter-imports@0.1.0;
                 import plugway:gateway/responder@0.1.0;
+                import plugway:gateway/connection@0.1.0;
             }
         ",
         world: "plugway:host/exchange",
@@ -20,6 +21,7 @@ pub(crate) mod imports {
             "plugway:gateway/responder.send": trappable,
             "plugway:gateway/responder.start": trappable,
             "plugway:gateway/responder.[static]body.finish": trappable,
+            "plugway:gateway/connection.close": trappable,
             default: async | trappable,
         },
         with: {
@@ -44,6 +46,21 @@ pub(crate) mod http {
     });
 }
 
+/// The role that serves WebSocket connections.
+pub(crate) mod socket {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        inline: "
+            package plugway:host;
+            world socket-exports { export plugway:gateway/socket@0.1.0; }
+        ",
+        world: "plugway:host/socket-exports",
+        exports: { default: async },
+        with: { "plugway:gateway/types": super::imports::plugway::gateway::types },
+        require_store_data_send: true,
+    });
+}
+
 /// The role that carries a task's outcome to a platform.
 pub(crate) mod delivery {
     wasmtime::component::bindgen!({
@@ -59,5 +76,5 @@ pub(crate) mod delivery {
 }
 
 pub(crate) use imports::plugway::gateway::{
-    agents, host, http_client, kv, mailbox, pacing, responder, tasks, types, webhooks,
+    agents, connection, host, http_client, kv, mailbox, pacing, responder, tasks, types, webhooks,
 };

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
-use super::bindings::{delivery, http, imports};
+use super::bindings::{delivery, http, imports, socket};
+use super::connection::Outlet;
 use super::mailbox::Mailbox;
 use super::pacing::{Lanes, Pacer};
 use super::responder::Responder;
@@ -56,6 +57,8 @@ pub(crate) struct Live {
     pub(crate) mailbox: Mailbox,
     /// None where there is no request to answer.
     pub(crate) responder: Option<Responder>,
+    /// None where there is no WebSocket.
+    pub(crate) connection: Option<Outlet>,
     /// Tasks that are known to be the plugin's own.
     pub(crate) own_tasks: HashSet<TaskId>,
     pub(crate) requests_sent: u32,
@@ -87,6 +90,11 @@ impl Exchange {
         self.live
             .as_mut()
             .ok_or_else(|| wasmtime::Error::msg("`describe` and `check` may call nothing but `host`"))
+    }
+
+    /// The way out of the exchange's WebSocket.
+    pub(crate) fn outlet(&mut self) -> Option<&mut Outlet> {
+        self.live.as_mut().and_then(|live| live.connection.as_mut())
     }
 
     pub(crate) fn live_opt(&self) -> Option<&Live> {
@@ -122,6 +130,7 @@ impl WasiView for Exchange {
 /// The roles of a component that exchanges serve.
 pub struct Roles {
     pub(crate) http: Option<http::HttpExportsIndices>,
+    pub(crate) socket: Option<socket::SocketExportsIndices>,
     pub(crate) delivery: Option<delivery::DeliveryExportsIndices>,
 }
 
@@ -129,6 +138,7 @@ impl std::fmt::Debug for Roles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Roles")
             .field("http", &self.http.is_some())
+            .field("socket", &self.socket.is_some())
             .field("delivery", &self.delivery.is_some())
             .finish()
     }
@@ -145,6 +155,7 @@ impl Guest for Exchange {
         let has = |role| exported.contains(&role);
         Ok(Roles {
             http: has(Role::Http).then(|| http::HttpExportsIndices::new(pre)).transpose()?,
+            socket: has(Role::Socket).then(|| socket::SocketExportsIndices::new(pre)).transpose()?,
             delivery: has(Role::Delivery).then(|| delivery::DeliveryExportsIndices::new(pre)).transpose()?,
         })
     }

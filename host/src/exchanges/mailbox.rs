@@ -1,7 +1,8 @@
-//! What reaches an exchange while it runs: events of the tasks that it follows, and word that it should end.
+//! What reaches an exchange while it runs: events of the tasks that it follows, frames of its WebSocket, and word that it
+//! should end.
 //!
-//! Invariant: events of one task come each once and in order, however often the guest looks away. Being told to close
-//! repeats, and never counts as a wait.
+//! Invariant: events of one task come each once and in order, however often the guest looks away, and so do frames;
+//! neither keeps the other waiting. Being told to close repeats, and never counts as a wait.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{mailbox as wit, types};
+use super::connection::Inbox;
 use crate::domain::bounds::FOLLOWS;
 use crate::domain::{Cursor, Position, SessionId, TaskId, sleep_until};
 use crate::hub::{Entry, Follower, Hub, SessionFollower, Step};
@@ -29,31 +31,31 @@ pub(crate) struct Closing {
     pub(crate) peer_gone: CancellationToken,
     /// The host shuts down.
     pub(crate) shutdown: CancellationToken,
-    /// Too many generations of the plugin live.
+    /// Too many generations of the plugin live, or its generation has drained for long enough.
     pub(crate) replaced: CancellationToken,
-    /// From then on the guest is told that its time is up; somewhat later it is killed.
-    pub(crate) deadline: Instant,
+    /// From then on the guest is told that its time is up; somewhat later it is killed. None: its time is not bounded.
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Closing {
-    fn reason(&self) -> Option<wit::Reason> {
+    pub(super) fn reason(&self) -> Option<wit::Reason> {
         if self.peer_gone.is_cancelled() {
             Some(wit::Reason::PeerGone)
         } else if self.shutdown.is_cancelled() || self.replaced.is_cancelled() {
             Some(wit::Reason::Draining)
-        } else if Instant::now() >= self.deadline {
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             Some(wit::Reason::Deadline)
         } else {
             None
         }
     }
 
-    async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         tokio::select! {
             () = self.peer_gone.cancelled() => {}
             () = self.shutdown.cancelled() => {}
             () = self.replaced.cancelled() => {}
-            () = tokio::time::sleep_until(self.deadline) => {}
+            () = sleep_until(self.deadline) => {}
         }
     }
 }
@@ -64,6 +66,12 @@ pub(crate) struct Mailbox {
     closing: Closing,
     told_closed: bool,
     follows: Vec<Follow>,
+    /// None where there is no WebSocket.
+    inbox: Option<Inbox>,
+    /// An event was handed out last: a frame is next, if there is one.
+    frame_is_next: bool,
+    /// Frames that had arrived before there was a reason to close, and come before it is told; none: there is no reason.
+    frames_before: Option<usize>,
 }
 
 /// A task or session that is followed.
@@ -113,8 +121,15 @@ pub(crate) struct Received {
 
 impl Mailbox {
     /// An empty mailbox.
-    pub(crate) fn new(closing: Closing) -> Self {
-        Self { closing, told_closed: false, follows: Vec::new() }
+    pub(crate) fn new(closing: Closing, inbox: Option<Inbox>) -> Self {
+        Self {
+            closing,
+            told_closed: false,
+            follows: Vec::new(),
+            inbox,
+            frame_is_next: false,
+            frames_before: None,
+        }
     }
 
     /// Follows a task from a place. Following it again moves the place.
@@ -155,7 +170,11 @@ impl Mailbox {
     pub(crate) async fn next(&mut self, timeout: Option<Duration>) -> Result<Received, StoreError> {
         let closed = self.closing.reason();
         // What had arrived before comes first; what arrives from now on does not put it off.
-        let arrived = self.follows.iter().any(|follow| !follow.taken.is_empty());
+        if closed.is_some() && self.frames_before.is_none() {
+            self.frames_before = Some(self.inbox.as_ref().map_or(0, Inbox::len));
+        }
+        let arrived = self.frames_before.is_some_and(|frames| frames > 0)
+            || self.follows.iter().any(|follow| !follow.taken.is_empty());
         if let (Some(reason), false, false) = (closed, self.told_closed, arrived) {
             self.told_closed = true;
             return Ok(Received { message: Some(wit::Message::Closed(reason)), new_step: false });
@@ -168,7 +187,7 @@ impl Mailbox {
         }
         if timeout == Some(Duration::ZERO) {
             // Begins what only waiting brings, or sees that it has come.
-            let arrived = wait_for_any(&mut self.follows).now_or_never().transpose()?;
+            let arrived = wait_for_any(&mut self.follows, &mut self.inbox).now_or_never().transpose()?;
             let message = arrived.and_then(|()| self.take_ready());
             return Ok(Received { new_step: message.is_some(), message });
         }
@@ -176,7 +195,7 @@ impl Mailbox {
         loop {
             tokio::select! {
                 biased;
-                result = wait_for_any(&mut self.follows) => result?,
+                result = wait_for_any(&mut self.follows, &mut self.inbox) => result?,
                 () = self.closing.closed() => {
                     self.told_closed = true;
                     let message = self.closing.reason().map(wit::Message::Closed);
@@ -190,8 +209,27 @@ impl Mailbox {
         }
     }
 
-    /// What is there without waiting or I/O. Topics take turns once what was taken from one is used up.
+    /// What is there without waiting or I/O. Frames and events take turns.
     fn take_ready(&mut self) -> Option<wit::Message> {
+        let first = if self.frame_is_next { self.take_frame() } else { None };
+        self.frame_is_next = false;
+        first
+            .or_else(|| {
+                let event = self.take_event();
+                self.frame_is_next = event.is_some();
+                event
+            })
+            .or_else(|| self.take_frame())
+    }
+
+    fn take_frame(&mut self) -> Option<wit::Message> {
+        let frame = self.inbox.as_mut()?.take()?;
+        self.frames_before = self.frames_before.map(|frames| frames.saturating_sub(1));
+        Some(wit::Message::Frame(frame))
+    }
+
+    /// Topics take turns once what was taken from one is used up.
+    fn take_event(&mut self) -> Option<wit::Message> {
         for index in 0..self.follows.len() {
             let follow = &mut self.follows[index];
             if follow.taken.is_empty() && follow.after.is_none() {
@@ -303,9 +341,14 @@ async fn wait(mut source: Box<Source>) -> Filled {
     (source, batch, step)
 }
 
-/// Returns when one of the topics has something. Never without any.
-async fn wait_for_any(follows: &mut [Follow]) -> Result<(), StoreError> {
+/// Returns when one of the topics has something, or a frame has arrived. Never without any.
+async fn wait_for_any(follows: &mut [Follow], inbox: &mut Option<Inbox>) -> Result<(), StoreError> {
     poll_fn(|cx| {
+        if let Some(inbox) = inbox
+            && inbox.poll_arrived(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
         for follow in &mut *follows {
             if let Poll::Ready(result) = follow.poll_fill(cx) {
                 return Poll::Ready(result);
@@ -346,7 +389,7 @@ mod tests {
             peer_gone: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             replaced: CancellationToken::new(),
-            deadline: Instant::now() + Duration::from_secs(60),
+            deadline: Some(Instant::now() + Duration::from_secs(60)),
         }
     }
 
@@ -377,7 +420,7 @@ mod tests {
         let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
         let task = ended_task(&store).await;
         let hub = Hub::new(store, Config::default());
-        let mut mailbox = Mailbox::new(open_ended());
+        let mut mailbox = Mailbox::new(open_ended(), None);
         mailbox.follow(&hub, task, Position::START).unwrap();
         let mut messages = Vec::new();
         for _ in 0..10_000 {

@@ -4,6 +4,7 @@
 //! that trapped is never used again. The permit that bounds exchanges is given back after the instance is gone.
 
 mod bindings;
+mod connection;
 mod exchange;
 mod imports;
 mod mailbox;
@@ -30,6 +31,7 @@ use crate::plugins::{Catalogue, Endpoint, Engine, Gate, Generation, InUse, Plugi
 use crate::store::Store;
 use crate::tasks::Tasks;
 
+pub use connection::{Answers, Frames, SocketFrame, SocketPeer, ToPeer};
 pub use exchange::Exchange;
 pub use responder::ExchangeBody;
 
@@ -107,12 +109,18 @@ struct Shared {
     services: Arc<Services>,
     slots: Slots,
     shutdown: CancellationToken,
+    /// Exchanges of requests and deliveries.
     running: TaskTracker,
+    /// Exchanges of connections, which end when somebody wants them to.
+    connected: TaskTracker,
 }
 
 impl std::fmt::Debug for Exchanges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchanges").field("running", &self.shared.running.len()).finish_non_exhaustive()
+        f.debug_struct("Exchanges")
+            .field("running", &self.shared.running.len())
+            .field("connected", &self.shared.connected.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -121,6 +129,23 @@ impl std::fmt::Debug for Exchanges {
 pub struct Admission {
     _slot: Slot,
     _permit: OwnedSemaphorePermit,
+}
+
+/// Counts a connection that a plugin serves.
+struct Open(metrics::Gauge);
+
+impl Open {
+    fn begin(plugin: &str) -> Self {
+        let gauge = metrics::gauge!("plugway_sockets_open", "plugin" => plugin.to_owned());
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 impl Exchanges {
@@ -142,6 +167,7 @@ impl Exchanges {
             slots,
             shutdown,
             running: TaskTracker::new(),
+            connected: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -160,9 +186,12 @@ impl Exchanges {
 
     /// Waits until no exchange runs any more, or the time is over. Returns how many were left.
     pub async fn drain(&self, patience: Duration) -> usize {
-        self.shared.running.close();
-        let _ = tokio::time::timeout(patience, self.shared.running.wait()).await;
-        self.shared.running.len()
+        let Shared { running, connected, .. } = &*self.shared;
+        running.close();
+        connected.close();
+        let _ =
+            tokio::time::timeout(patience, async { tokio::join!(running.wait(), connected.wait()) }).await;
+        running.len() + connected.len()
     }
 
     /// Waits until the plugin may have another exchange. What serves may have changed meanwhile: look it up afterwards.
@@ -184,6 +213,14 @@ impl Exchanges {
         self.admit(plugin, &plugin.requests).await
     }
 
+    /// The same for a WebSocket connection and [`Exchanges::socket`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn admit_connection(&self, plugin: &Plugin) -> Result<Admission, Refusal> {
+        self.admit(plugin, &plugin.sockets).await
+    }
+
     fn closing(
         &self,
         plugin: &Plugin,
@@ -194,7 +231,7 @@ impl Exchanges {
             peer_gone,
             shutdown: self.shared.shutdown.clone(),
             replaced: generation.closing.clone(),
-            deadline: Instant::now() + run::told_after(plugin.settings.limits.exchange_timeout),
+            deadline: Some(Instant::now() + run::told_after(plugin.settings.limits.exchange_timeout)),
         }
     }
 
@@ -239,6 +276,38 @@ impl Exchanges {
                 }
             },
         }
+    }
+
+    /// Lets a plugin serve a WebSocket connection that is open. `room` bytes of messages may wait in each direction. The
+    /// exchange ends some time after the returned side was dropped.
+    pub fn socket(
+        &self,
+        admission: Admission,
+        endpoint: &Endpoint<Exchange>,
+        call: HttpCall,
+        room: usize,
+    ) -> SocketPeer {
+        let plugin = endpoint.plugin.clone();
+        let generation = InUse::begin(endpoint.generation.clone());
+        let peer_gone = CancellationToken::new();
+        let (outlet, inbox, peer) = connection::connection(room, peer_gone.clone());
+        let closing = Closing {
+            peer_gone,
+            shutdown: self.shared.shutdown.clone(),
+            // Cancelled with the generation's, or by itself when that has drained for long enough.
+            replaced: generation.closing.child_token(),
+            deadline: None,
+        };
+        let (engine, services) = (self.shared.engine.clone(), self.shared.services.clone());
+        let route = endpoint.route.clone();
+        let open = Open::begin(plugin.name());
+        let run = async move {
+            let (ends, _open) = ((outlet, inbox), open);
+            run::socket(&engine, services, plugin, &generation, route, call, closing, ends).await;
+            drop(admission);
+        };
+        self.shared.connected.spawn_on(run, self.shared.engine.guests());
+        peer
     }
 
     /// Lets a plugin carry a task's outcome to its platform, or tell that this was given up, and returns when it is done.

@@ -1,6 +1,5 @@
 //! One exchange from instance to end: within its wall clock, and with an outcome that is logged and counted.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,9 @@ use wasmtime::component::Instance;
 
 use super::HttpCall;
 use super::bindings::delivery::exports::plugway::gateway::delivery::Failure;
+use super::bindings::mailbox::Reason;
 use super::bindings::types;
+use super::connection::{Inbox, Outlet};
 use super::exchange::{Exchange, Live, Services};
 use super::mailbox::{Closing, Mailbox};
 use super::responder::Responder;
@@ -61,19 +62,9 @@ pub(super) async fn http(
     let Some(role) = &generation.roles.http else { return Outcome::Failed };
     let id: Arc<str> = call.exchange.as_str().into();
     let peer_gone = closing.peer_gone.clone();
-    let mut run = Run::begin(engine, services, plugin, closing, id, Some(responder), HashSet::new());
-    let request = types::HttpRequest {
-        exchange: call.exchange,
-        route: route.to_string(),
-        params: call.params,
-        method: call.method,
-        path: call.path,
-        query: call.query,
-        headers: call.headers,
-        body: call.body.into(),
-        client: call.client,
-        caller: call.caller,
-    };
+    let mailbox = Mailbox::new(closing, None);
+    let mut run = Run::begin(engine, services, plugin, mailbox, id, Caller::Request(responder));
+    let request = request(call, &route);
     let timeout = run.plugin.settings.limits.exchange_timeout;
     let store = &mut run.store;
     let handled = bounded(timeout, async {
@@ -92,6 +83,81 @@ pub(super) async fn http(
     outcome
 }
 
+/// Serves a WebSocket connection. The guest's time is not bounded before it is told to end.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is moved to another runtime; a struct would only rename them"
+)]
+pub(super) async fn socket(
+    engine: &Engine,
+    services: Arc<Services>,
+    plugin: Arc<Plugin>,
+    generation: &Generation<Exchange>,
+    route: Arc<str>,
+    call: HttpCall,
+    closing: Closing,
+    (outlet, inbox): (Outlet, Inbox),
+) -> Outcome {
+    let Some(role) = &generation.roles.socket else { return Outcome::Failed };
+    let id: Arc<str> = call.exchange.as_str().into();
+    let mailbox = Mailbox::new(closing.clone(), Some(inbox));
+    let mut run = Run::begin(engine, services, plugin, mailbox, id, Caller::Connection(outlet));
+    let upgrade = request(call, &route);
+    let drain_timeout = run.plugin.settings.limits.drain_timeout;
+    let store = &mut run.store;
+    let serve = async {
+        let instance = instantiate(generation, store).await?;
+        let exports = role.load(&mut *store, &instance)?;
+        exports.plugway_gateway_socket().call_serve(&mut *store, &upgrade).await
+    };
+    let drained = async {
+        generation.replaced.cancelled().await;
+        tokio::time::sleep(drain_timeout).await;
+        closing.replaced.cancel();
+        std::future::pending::<()>().await;
+    };
+    let overdue = async {
+        closing.closed().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let served = tokio::select! {
+        served = serve => served,
+        () = drained => Err(HostFault("an endless wait ended".into()).into()),
+        () = overdue => Err(LimitExceeded::WallClock(GRACE).into()),
+    };
+    let reason = closing.reason();
+    let outcome = run.end(&run.plugin.sockets, generation, reason.is_some(), served.as_ref().err());
+    if let Ok(Err(reason)) = &served {
+        tracing::warn!(plugin = %run.plugin.name(), exchange = %run.id, "the plugin returned an error: {}", run.said(reason));
+    }
+    let (code, why) = match (&served, reason) {
+        (_, Some(Reason::Draining)) if closing.shutdown.is_cancelled() => (1001, "going away"),
+        (_, Some(Reason::Draining)) => (1012, "service restart"),
+        (Ok(Ok(())), _) => (1000, ""),
+        _ => (1011, "internal error"),
+    };
+    if let Some(outlet) = run.store.data_mut().outlet() {
+        outlet.end(code, why.into());
+    }
+    outcome
+}
+
+/// A request as the guest sees it.
+fn request(call: HttpCall, route: &str) -> types::HttpRequest {
+    types::HttpRequest {
+        exchange: call.exchange,
+        route: route.to_owned(),
+        params: call.params,
+        method: call.method,
+        path: call.path,
+        query: call.query,
+        headers: call.headers,
+        body: call.body.into(),
+        client: call.client,
+        caller: call.caller,
+    }
+}
+
 /// Carries a task's outcome to a platform, or tells that this was given up.
 pub(super) async fn deliver(
     engine: &Engine,
@@ -107,7 +173,8 @@ pub(super) async fn deliver(
     };
     let closed = closing.clone();
     let id: Arc<str> = task.to_string().into();
-    let mut run = Run::begin(engine, services, plugin, closing, id, None, HashSet::from([task]));
+    let mailbox = Mailbox::new(closing, None);
+    let mut run = Run::begin(engine, services, plugin, mailbox, id, Caller::Outbox(task));
     let timeout = run.plugin.settings.limits.exchange_timeout;
     let store = &mut run.store;
     let delivered = bounded(timeout, async {
@@ -150,6 +217,14 @@ async fn bounded<R>(
     }
 }
 
+/// Who is answered.
+enum Caller {
+    Request(Responder),
+    Connection(Outlet),
+    /// Nobody: what became of this task is carried to a platform.
+    Outbox(TaskId),
+}
+
 /// An exchange that runs.
 struct Run {
     store: Store<Exchange>,
@@ -163,18 +238,23 @@ impl Run {
         engine: &Engine,
         services: Arc<Services>,
         plugin: Arc<Plugin>,
-        closing: Closing,
+        mailbox: Mailbox,
         id: Arc<str>,
-        responder: Option<Responder>,
-        own_tasks: HashSet<TaskId>,
+        caller: Caller,
     ) -> Self {
+        let (responder, connection, task) = match caller {
+            Caller::Request(responder) => (Some(responder), None, None),
+            Caller::Connection(outlet) => (None, Some(outlet), None),
+            Caller::Outbox(task) => (None, None, Some(task)),
+        };
         let sandbox = Sandbox::new(engine, plugin.settings.clone(), plugin.memory.clone(), id.clone());
         let live = Live {
             services,
             plugin: plugin.clone(),
-            mailbox: Mailbox::new(closing),
+            mailbox,
             responder,
-            own_tasks,
+            connection,
+            own_tasks: task.into_iter().collect(),
             requests_sent: 0,
         };
         let store = new_store(engine, Exchange::new(sandbox, live));
@@ -196,7 +276,7 @@ impl Run {
         &self,
         gate: &Gate,
         generation: &Generation<Exchange>,
-        peer_gone: bool,
+        told_to_end: bool,
         error: Option<&wasmtime::Error>,
     ) -> Outcome {
         gate.record(self.began.elapsed(), self.store.data().sandbox_ref().memory());
@@ -218,7 +298,7 @@ impl Run {
         let timed_out = kind == FailureKind::Limit("wall_clock");
         // A client that reads too slowly, or has gone, is no fault of the plugin's; what an old generation does is none
         // of the one's that serves.
-        let blamed = kind != FailureKind::Host && !(timed_out && peer_gone) && !generation.is_replaced();
+        let blamed = kind != FailureKind::Host && !(timed_out && told_to_end) && !generation.is_replaced();
         gate.failed(kind, self.began, blamed);
         if timed_out { Outcome::TimedOut } else { Outcome::Failed }
     }

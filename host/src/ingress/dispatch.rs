@@ -7,11 +7,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, header};
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
+use super::server::Place;
+use super::socket::Upgrade;
 use super::{App, RequestId, client};
 use crate::exchanges::{Exchange, HttpCall, HttpFailure};
 use crate::plugins::{Access, Endpoint, Found, RouteKind, is_reserved};
@@ -27,8 +30,8 @@ type Params = Vec<(String, String)>;
 
 /// Answers whatever is not the host's own.
 pub(super) async fn dispatch(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
-    let (parts, mut body) = request.into_parts();
-    match answer(&app, &parts, &mut body).await {
+    let (mut parts, mut body) = request.into_parts();
+    match answer(&app, &mut parts, &mut body).await {
         Ok(response) => response,
         Err(error) => {
             app.bodies.linger(&parts.headers, body);
@@ -37,19 +40,54 @@ pub(super) async fn dispatch(State(app): State<Arc<App>>, request: Request<Body>
     }
 }
 
-async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+async fn answer(app: &Arc<App>, parts: &mut Parts, body: &mut Body) -> Result<Response, ApiError> {
     let waited_for = find(app, parts).await?.0;
     caller(app, parts, &waited_for)?;
     if waited_for.kind == RouteKind::Websocket {
-        return Err(ApiError::not_implemented("this gateway serves no WebSocket routes of plugins"));
+        return connect(app, parts, &waited_for).await;
     }
-    let busy = |after| ApiError::unavailable("busy; try again later", after);
     if let Some(left) = waited_for.plugin.requests.aside_for() {
         return Err(busy(left));
     }
     let body = app.bodies.read(&parts.headers, body).await?;
     let admission = app.exchanges.admit_request(&waited_for.plugin).await;
     let admission = admission.map_err(|refusal| busy(refusal.retry_after()))?;
+    let (endpoint, mut call) = call(app, parts, &waited_for)?;
+    (call.body, call.body_permit) = (body.bytes, body.permit);
+    match app.exchanges.http(admission, &endpoint, call).await {
+        Ok(response) => Ok(response.map(Body::new)),
+        Err(HttpFailure::TimedOut) => Err(ApiError::timed_out("no answer within the time limit")),
+        Err(HttpFailure::Failed) => Err(ApiError::internal()),
+    }
+}
+
+/// Opens a WebSocket for a plugin.
+async fn connect(
+    app: &App,
+    parts: &mut Parts,
+    waited_for: &Endpoint<Exchange>,
+) -> Result<Response, ApiError> {
+    let upgrade = Upgrade::read(parts)?;
+    let place = parts.extensions.remove::<Place>();
+    let admission = app.exchanges.admit_connection(&waited_for.plugin).await;
+    let admission = admission.map_err(|refusal| busy(refusal.retry_after()))?;
+    let (endpoint, call) = call(app, parts, waited_for)?;
+    let (exchanges, room) = (app.exchanges.clone(), app.websocket.room());
+    let begin = move || exchanges.socket(admission, &endpoint, call, room);
+    Ok(upgrade.accept(app.websocket.clone(), place, begin))
+}
+
+/// What a caller is told that has to come back.
+fn busy(after: Duration) -> ApiError {
+    ApiError::unavailable("busy; try again later", after)
+}
+
+/// The endpoint as it is by now, and what the plugin is told of the request, but for its body.
+fn call(
+    app: &App,
+    parts: &Parts,
+    waited_for: &Endpoint<Exchange>,
+) -> Result<(Endpoint<Exchange>, HttpCall), ApiError> {
     // While the body came in and the request waited, another generation may have begun to serve, or the plugin may have
     // been taken out.
     let (endpoint, params) = look_up(app, parts)?.ok_or_else(|| nothing(parts))?;
@@ -68,15 +106,11 @@ async fn answer(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, A
         query: parts.uri.query().map(str::to_owned),
         client: client.map(|client| client.to_string()).unwrap_or_default(),
         headers: shown_headers(app, endpoint.access, &parts.headers),
-        body: body.bytes,
-        body_permit: body.permit,
+        body: Bytes::new(),
+        body_permit: None,
         caller,
     };
-    match app.exchanges.http(admission, &endpoint, call).await {
-        Ok(response) => Ok(response.map(Body::new)),
-        Err(HttpFailure::TimedOut) => Err(ApiError::timed_out("no answer within the time limit")),
-        Err(HttpFailure::Failed) => Err(ApiError::internal()),
-    }
+    Ok((endpoint, call))
 }
 
 /// Lets the caller in, as the route has it.

@@ -77,6 +77,13 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
+    /// 403: a filter refuses what was sent.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        let mut error = Self::forbidden(message);
+        error.0.code = Some("refused");
+        error
+    }
+
     /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::NOT_FOUND, "not_found_error", message);
@@ -131,9 +138,10 @@ impl ApiError {
         )
     }
 
-    /// 501: known, and not served by this gateway.
-    pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", message)
+    /// 426: the path is one for WebSockets.
+    pub(crate) fn upgrade_required() -> Self {
+        let message = "this path speaks WebSocket: ask for `Upgrade: websocket`";
+        Self::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", message)
     }
 
     /// 503, with when to try again.
@@ -172,6 +180,10 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if let Some(after) = retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);

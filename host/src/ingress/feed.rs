@@ -228,6 +228,7 @@ async fn accept(app: &App, parts: &http::request::Parts, body: &mut Body) -> Res
 fn refused(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Busy { retry_after } => ApiError::unavailable(error.to_string(), retry_after),
+        SubmitError::Refused(_) => ApiError::refused(error.to_string()),
         SubmitError::Unavailable(_) => ApiError::unavailable(error.to_string(), RETRY),
         SubmitError::TooLarge { .. } => ApiError::too_large("query", error.to_string()),
         SubmitError::Invalid(invalid) if invalid.field.as_deref() == Some("idempotency_key") => {

@@ -13,8 +13,9 @@ use axum::body::{Body, Bytes};
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Frame;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
+
+use super::server::Place;
 
 /// Somebody wants the connection, once what comes before is written; nobody does at first.
 const WANTED: u8 = 1;
@@ -31,7 +32,7 @@ pub(super) struct Connection {
     /// Whether the answer is in chunks; else it ends with the connection.
     pub(super) chunked: bool,
     /// Its place among the open connections.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// Goes on with an answer: spawns what writes the rest.
@@ -105,10 +106,10 @@ impl Handover {
     }
 
     /// Goes on with the answer on a connection that the library has let go.
-    pub(super) fn go_on(&self, socket: TcpStream, permit: OwnedSemaphorePermit, tracker: &TaskTracker) {
+    pub(super) fn go_on(&self, socket: TcpStream, place: Place, tracker: &TaskTracker) {
         let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((chunked, rest)) = rest {
-            rest(Connection { socket, chunked, permit }, tracker);
+            rest(Connection { socket, chunked, place }, tracker);
         }
     }
 }

@@ -14,6 +14,7 @@ mod multicast;
 mod native;
 mod per_address;
 mod server;
+mod socket;
 mod sse;
 mod stream;
 mod ticket;
@@ -45,6 +46,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 
 pub use auth::{AuthConfig, AuthError};
+pub use socket::WebSocketLimits;
 pub use stream::StreamConfig;
 
 /// Bodies smaller than this are not worth compressing.
@@ -91,6 +93,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Bounds.
     pub limits: HttpLimits,
+    /// Connections of plugins.
+    pub websocket: WebSocketLimits,
     /// Pages that may call.
     pub cors: CorsConfig,
     /// The event stream.
@@ -132,8 +136,8 @@ pub enum IngressError {
         error: std::io::Error,
     },
     /// A bound that can't be kept.
-    #[error("limits.{0}: {1}")]
-    Limit(&'static str, String),
+    #[error("{0}: {1}")]
+    Limit(String, String),
     /// An origin.
     #[error("cors.origins: {0:?} is no origin, as \"https://chat.example.org\"")]
     Origin(String),
@@ -153,6 +157,7 @@ struct App {
     per_address: Arc<per_address::PerAddress>,
     bodies: body::Bodies,
     limits: Arc<HttpLimits>,
+    websocket: WebSocketLimits,
     stream: StreamConfig,
     heartbeats: heartbeat::Heartbeats,
     task_groups: multicast::Groups<stream::TaskStream>,
@@ -201,7 +206,7 @@ impl Ingress {
         wrap_up: CancellationToken,
     ) -> Result<Self, IngressError> {
         let auth = auth::Auth::new(&config.auth, config.listen, &config.cors.origins)?;
-        check_limits(&config.limits)?;
+        check_limits(&config.limits, &config.websocket)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| IngressError::Listen { address: config.listen, error })?;
@@ -225,6 +230,7 @@ impl Ingress {
             auth,
             bodies: body::Bodies::new(limits.clone(), wrap_up.clone()),
             limits: limits.clone(),
+            websocket: config.websocket,
             stream: config.stream,
             heartbeats,
             task_groups: Default::default(),
@@ -259,27 +265,29 @@ pub fn check(
     auth: &AuthConfig,
     listen: SocketAddr,
     limits: &HttpLimits,
+    websocket: &WebSocketLimits,
     cors: &CorsConfig,
 ) -> Result<(), IngressError> {
     auth::Auth::new(auth, listen, &[])?;
     cors_layer(cors)?;
-    check_limits(limits)
+    check_limits(limits, websocket)
 }
 
-fn check_limits(limits: &HttpLimits) -> Result<(), IngressError> {
+fn check_limits(limits: &HttpLimits, websocket: &WebSocketLimits) -> Result<(), IngressError> {
+    websocket.check().map_err(|(key, reason)| IngressError::Limit(format!("websocket.{key}"), reason))?;
     if body::room_for_one(limits.bodies) < limits.body {
         let (bodies, body) = (limits.bodies, limits.body);
         let reason = format!(
             "{bodies} leaves no room for a body of {body} (limits.body), since an eighth is kept for small ones; raise the one or lower the other"
         );
-        return Err(IngressError::Limit("bodies", reason));
+        return Err(IngressError::Limit("limits.bodies".into(), reason));
     }
     if limits.header < LEAST_HEADER {
-        return Err(IngressError::Limit("header", format!("must be at least {LEAST_HEADER}")));
+        return Err(IngressError::Limit("limits.header".into(), format!("must be at least {LEAST_HEADER}")));
     }
     if limits.connections > Semaphore::MAX_PERMITS {
         let reason = format!("{} is more than {}", limits.connections, Semaphore::MAX_PERMITS);
-        return Err(IngressError::Limit("connections", reason));
+        return Err(IngressError::Limit("limits.connections".into(), reason));
     }
     Ok(())
 }

@@ -41,12 +41,25 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
             (plugin.name, state)
         })
         .collect();
+    let filters: serde_json::Map<String, Value> = app
+        .exchanges
+        .catalogue()
+        .filters()
+        .named()
+        .into_iter()
+        .map(|(filter, absent)| {
+            let error = absent.map(|absent| absent.to_string());
+            let state = json!({ "policy": filter.policy, "is_there": error.is_none(), "error": error });
+            (filter.name.to_string(), state)
+        })
+        .collect();
     let agents: Vec<&str> = app.tasks.agents().iter().map(|agent| agent.name.as_str()).collect();
     let body = json!({
         "status": if draining { "draining" } else if ready { "ready" } else { "not_ready" },
         "store": match store { Ok(()) => "ok".to_owned(), Err(error) => error.to_string() },
         "plugins_loaded": loaded,
         "plugins": plugins,
+        "filters": filters,
         "agents": agents,
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

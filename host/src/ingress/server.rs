@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::Service as _;
 
 use super::deadline::WriteDeadline;
@@ -30,6 +31,22 @@ use super::{HttpLimits, RequestId};
 const HEADERS: usize = 128;
 /// What connections get to take their last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// A connection's place among the open ones: it counts, and the end waits for it, while any clone of this lives.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+    _token: TaskTrackerToken,
+}
+
+impl Place {
+    /// The only one there is.
+    #[cfg(test)]
+    pub(super) fn alone() -> Self {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned();
+        Self { _permit: Arc::new(permit.expect("it is free")), _token: TaskTracker::new().token() }
+    }
+}
 
 /// What all connections have in common.
 struct Server {
@@ -81,7 +98,8 @@ pub(super) async fn serve(
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(server.unsent) {
             tracing::debug!(%error, "the kernel does not bound what waits in it");
         }
-        connections.spawn(connection(Arc::clone(&server), stream, peer, permit));
+        let place = Place { _permit: Arc::new(permit), _token: connections.token() };
+        connections.spawn(connection(Arc::clone(&server), stream, peer, place));
     }
     drop(listener);
     connections.close();
@@ -91,13 +109,13 @@ pub(super) async fn serve(
 }
 
 /// Serves requests until the connection ends, or one of them takes it over.
-async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, place: Place) {
     let Server { router, limits, write_timeout, stop, connections, .. } = &*server;
     let handover = Arc::new(Handover::default());
     let io = WriteDeadline::new(stream, *write_timeout, Arc::clone(&handover));
     let service = service_fn({
-        let (router, handover) = (router.clone(), Arc::clone(&handover));
-        move |request: Request<Incoming>| answer(router.clone(), request, peer, Arc::clone(&handover))
+        let (router, handover, place) = (router.clone(), Arc::clone(&handover), place.clone());
+        move |request: Request<Incoming>| answer(router.clone(), request, peer, Arc::clone(&handover), &place)
     });
     let late = stop.is_cancelled();
     let mut builder = http1::Builder::new();
@@ -131,7 +149,7 @@ async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, pe
         // What the library has read beyond the request is not answered: the answer said that it would be the last.
         None => {
             if let Some(parts) = connection.into_parts() {
-                handover.go_on(parts.io.into_inner().into_inner(), permit, connections);
+                handover.go_on(parts.io.into_inner().into_inner(), place, connections);
             }
         }
     }
@@ -140,6 +158,7 @@ async fn connection(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, pe
 /// Counts an answer by the class of its status.
 fn count(status: http::StatusCode) {
     let class = match status.as_u16() / 100 {
+        1 => "1xx",
         2 => "2xx",
         3 => "3xx",
         4 => "4xx",
@@ -149,23 +168,30 @@ fn count(status: http::StatusCode) {
 }
 
 /// Names the request, lets the routes answer, and tells the name.
-async fn answer(
+fn answer(
     mut router: Router,
     request: Request<Incoming>,
     peer: SocketAddr,
     handover: Arc<Handover>,
-) -> Result<Response<Body>, Infallible> {
+    place: &Place,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let (method, version) = (request.method().clone(), request.version());
     let id = RequestId::new();
     let mut request = request.map(Body::new);
     let value = HeaderValue::from_str(&id.0);
     request.extensions_mut().insert(id);
     request.extensions_mut().insert(peer);
-    let mut response = router.call(request).await?;
-    count(response.status());
-    handover.arrange(&method, version, &mut response);
-    if let Ok(value) = value {
-        response.headers_mut().insert("x-request-id", value);
+    if request.headers().contains_key(header::UPGRADE) {
+        // What the connection becomes keeps its place.
+        request.extensions_mut().insert(place.clone());
     }
-    Ok(response)
+    async move {
+        let mut response = router.call(request).await?;
+        count(response.status());
+        handover.arrange(&method, version, &mut response);
+        if let Ok(value) = value {
+            response.headers_mut().insert("x-request-id", value);
+        }
+        Ok(response)
+    }
 }

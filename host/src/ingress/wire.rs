@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::handover::Connection;
+use super::server::Place;
 use crate::hub::Frame;
 
 /// Largest write.
@@ -33,7 +33,7 @@ pub(super) struct Bounds {
 pub(super) struct Wire {
     outlet: Outlet,
     bounds: Bounds,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Where a connection's frames go out. Whoever shares it sees to it that only one writes at a time.
@@ -116,8 +116,8 @@ impl Outlet {
 
 impl Wire {
     pub(super) fn new(connection: Connection, bounds: Bounds) -> Self {
-        let Connection { socket, chunked, permit } = connection;
-        Self { outlet: Outlet { socket: Arc::new(socket), chunked }, bounds, _permit: permit }
+        let Connection { socket, chunked, place } = connection;
+        Self { outlet: Outlet { socket: Arc::new(socket), chunked }, bounds, _place: place }
     }
 
     /// Where its frames go out.

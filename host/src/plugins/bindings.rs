@@ -1,4 +1,5 @@
-//! The part of the contract that the catalogue itself reads: the `plugin` interface, which every plugin exports.
+//! The parts of the contract that are served here: the `plugin` interface, which every plugin exports, and the role
+//! `filter`.
 
 wasmtime::component::bindgen!({
     path: "../wit",
@@ -10,3 +11,21 @@ wasmtime::component::bindgen!({
     exports: { default: async },
     require_store_data_send: true,
 });
+
+/// The role that judges events, with the one import that is linked for it.
+pub(super) mod filter {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        inline: "
+            package plugway:host;
+            world filter-component {
+                import plugway:gateway/host@0.1.0;
+                export plugway:gateway/filter@0.1.0;
+            }
+        ",
+        world: "plugway:host/filter-component",
+        imports: { default: trappable },
+        exports: { default: async },
+        require_store_data_send: true,
+    });
+}

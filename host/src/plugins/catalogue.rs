@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::filter::FilterDirectory;
 use super::generation::Generation;
 use super::plugin::Plugin;
 use super::routes::RouteTable;
@@ -124,6 +125,7 @@ struct Shared<T: Guest> {
     orders: mpsc::Sender<Order>,
     loaded: watch::Sender<bool>,
     dir: PathBuf,
+    filters: FilterDirectory,
 }
 
 impl<T: Guest> Clone for Catalogue<T> {
@@ -140,13 +142,14 @@ impl<T: Guest> std::fmt::Debug for Catalogue<T> {
 
 impl<T: Guest> Catalogue<T> {
     /// An empty catalogue, and the orders that its task will carry out.
-    pub(crate) fn new(dir: PathBuf) -> (Self, mpsc::Receiver<Order>) {
+    pub(super) fn new(dir: PathBuf, filters: FilterDirectory) -> (Self, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
         let shared = Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             orders,
             loaded: watch::Sender::new(false),
             dir,
+            filters,
         };
         (Self { shared: Arc::new(shared) }, receiver)
     }
@@ -154,6 +157,11 @@ impl<T: Guest> Catalogue<T> {
     /// All plugins as they are now.
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot<T>>> {
         self.shared.snapshot.load()
+    }
+
+    /// Those of them that the configuration names as filters.
+    pub fn filters(&self) -> &FilterDirectory {
+        &self.shared.filters
     }
 
     /// Where plugins are dropped.
@@ -168,6 +176,7 @@ impl<T: Guest> Catalogue<T> {
                 as f64,
         );
         let now = Arc::new(snapshot);
+        self.shared.filters.publish(&now);
         let before = self.shared.snapshot.swap(now.clone());
         // What never served has no figures: any file in the directory has a name.
         let served = |name: &Arc<str>| before.plugins.get(name).is_some_and(|entry| entry.serving.is_some());
@@ -207,9 +216,21 @@ impl<T: Guest> Catalogue<T> {
         result.await.unwrap_or(Err(ActionError::Stopped))
     }
 
-    /// What the operator is told about each plugin.
+    /// What the operator is told about each plugin, and about filters that are named and not there.
     pub fn status(&self) -> Vec<PluginStatus> {
-        self.snapshot().plugins.values().map(PluginStatus::of).collect()
+        let mut status: Vec<_> = self.snapshot().plugins.values().map(PluginStatus::of).collect();
+        if !self.is_loaded() {
+            return status;
+        }
+        for (settings, absent) in self.shared.filters.named() {
+            let Some(absent) = absent else { continue };
+            match status.iter_mut().find(|plugin| plugin.name == *settings.name) {
+                Some(plugin) => plugin.error = plugin.error.take().or(Some(absent.0)),
+                None => status.push(PluginStatus::missing(&settings.name, absent.0)),
+            }
+        }
+        status.sort_by(|a, b| a.name.cmp(&b.name));
+        status
     }
 }
 

@@ -9,6 +9,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::egress::{Origin, SecretRef};
 
+/// Most instances that a filter may be allowed: each has a slot of the engine.
+const MOST_FILTER_INSTANCES: usize = 4_096;
+
+/// What becomes of an event or an input that a filter can't judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// It goes nowhere: the task fails, or is not accepted.
+    #[default]
+    Fail,
+    /// It goes on as it was.
+    Skip,
+}
+
+impl Policy {
+    /// Name in the configuration, also a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+}
+
 /// Limits of one plugin. `[plugin_defaults]` gives all of them, `plugins.NAME.limits` some.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +47,10 @@ pub struct Limits {
     /// Wall clock of one HTTP exchange or delivery.
     #[serde(with = "humantime_serde")]
     pub exchange_timeout: Duration,
-    /// Exchanges at once; requests and deliveries are counted apart.
+    /// How long WebSocket connections of a replaced generation go on.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Exchanges at once; requests, connections and deliveries are counted apart.
     pub exchanges: usize,
     /// Requests that may wait for a free exchange before others get 503.
     pub waiting: usize,
@@ -45,6 +72,19 @@ pub struct Limits {
     pub trap_window: Duration,
     /// Size of the component file.
     pub file: ByteSize,
+    /// Wall clock of one call of the role `filter`, and longest wait for an instance.
+    #[serde(with = "humantime_serde")]
+    pub filter_timeout: Duration,
+    /// What a filter may remember of one task.
+    pub filter_state: ByteSize,
+    /// Events that a filter may make of one.
+    pub filter_events: usize,
+    /// Largest event or input that a filter is given, and most that it may give back in one call.
+    pub filter_bytes: ByteSize,
+    /// Instances of a filter at once.
+    pub filter_instances: usize,
+    /// Calls after which an instance is replaced by a fresh one.
+    pub filter_calls: u32,
 }
 
 /// The same, with everything optional: what a plugin's own table may say.
@@ -57,6 +97,8 @@ pub struct LimitsOverride {
     cpu_per_step: Option<Duration>,
     #[serde(with = "humantime_serde::option")]
     exchange_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde::option")]
+    drain_timeout: Option<Duration>,
     exchanges: Option<usize>,
     waiting: Option<usize>,
     #[serde(with = "humantime_serde::option")]
@@ -69,6 +111,13 @@ pub struct LimitsOverride {
     #[serde(with = "humantime_serde::option")]
     trap_window: Option<Duration>,
     file: Option<ByteSize>,
+    #[serde(with = "humantime_serde::option")]
+    filter_timeout: Option<Duration>,
+    filter_state: Option<ByteSize>,
+    filter_events: Option<usize>,
+    filter_bytes: Option<ByteSize>,
+    filter_instances: Option<usize>,
+    filter_calls: Option<u32>,
 }
 
 impl Limits {
@@ -83,14 +132,22 @@ impl Limits {
             ("exchanges", self.exchanges as u64),
             ("traps", self.traps.into()),
             ("file", self.file.as_u64()),
+            ("filter_events", self.filter_events as u64),
+            ("filter_bytes", self.filter_bytes.as_u64()),
+            ("filter_instances", self.filter_instances as u64),
+            ("filter_calls", self.filter_calls.into()),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err((key, "must be more than nothing"));
+        }
+        if self.filter_instances > MOST_FILTER_INSTANCES {
+            return Err(("filter_instances", "must be at most 4096"));
         }
         let durations = [
             ("cpu_per_step", self.cpu_per_step),
             ("exchange_timeout", self.exchange_timeout),
             ("trap_window", self.trap_window),
+            ("filter_timeout", self.filter_timeout),
         ];
         match durations.into_iter().find(|(_, value)| value.is_zero()) {
             Some((key, _)) => Err((key, "must be longer than nothing")),
@@ -105,6 +162,7 @@ impl Limits {
             memory_total: own.memory_total.unwrap_or(self.memory_total),
             cpu_per_step: own.cpu_per_step.unwrap_or(self.cpu_per_step),
             exchange_timeout: own.exchange_timeout.unwrap_or(self.exchange_timeout),
+            drain_timeout: own.drain_timeout.unwrap_or(self.drain_timeout),
             exchanges: own.exchanges.unwrap_or(self.exchanges),
             waiting: own.waiting.unwrap_or(self.waiting),
             waiting_timeout: own.waiting_timeout.unwrap_or(self.waiting_timeout),
@@ -115,6 +173,12 @@ impl Limits {
             traps: own.traps.unwrap_or(self.traps),
             trap_window: own.trap_window.unwrap_or(self.trap_window),
             file: own.file.unwrap_or(self.file),
+            filter_timeout: own.filter_timeout.unwrap_or(self.filter_timeout),
+            filter_state: own.filter_state.unwrap_or(self.filter_state),
+            filter_events: own.filter_events.unwrap_or(self.filter_events),
+            filter_bytes: own.filter_bytes.unwrap_or(self.filter_bytes),
+            filter_instances: own.filter_instances.unwrap_or(self.filter_instances),
+            filter_calls: own.filter_calls.unwrap_or(self.filter_calls),
         }
     }
 }
@@ -135,6 +199,10 @@ pub struct PluginConfig {
     pub mount: Option<String>,
     /// Its own configuration, handed to it as JSON.
     pub config: serde_json::Map<String, serde_json::Value>,
+    /// Filters of the tasks that it submits, after those for all and those of the agent.
+    pub filters: Vec<String>,
+    /// What becomes of what it can't judge, where it is a filter. Default `fail`.
+    pub policy: Option<Policy>,
     /// Limits that differ from `[plugin_defaults]`.
     pub limits: LimitsOverride,
 }

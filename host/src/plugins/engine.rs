@@ -128,17 +128,20 @@ impl Engine {
     /// Builds the engine.
     ///
     /// # Arguments
-    /// `largest_memory`: the largest linear memory that any plugin may be granted, in bytes.
+    /// `largest_memory`: the largest linear memory that any plugin may be granted, in bytes; `filters`: instances that
+    /// filters may have beside the exchanges.
     ///
     /// # Errors
     /// The machine refuses the address space, or a thread.
-    pub fn new(config: &EngineConfig, largest_memory: usize) -> Result<Self, EngineError> {
+    pub fn new(config: &EngineConfig, largest_memory: usize, filters: u32) -> Result<Self, EngineError> {
         let slots = affordable_slots(config.exchanges);
-        let engine =
-            wasmtime::Engine::new(&settings(slots + config.loads, largest_memory)).map_err(|error| {
+        let others = config.loads.saturating_add(filters);
+        let engine = wasmtime::Engine::new(&settings(slots.saturating_add(others), largest_memory)).map_err(
+            |error| {
                 let memory = bytesize::ByteSize(largest_memory as u64);
                 EngineError::NoRoom { slots, memory, reason: super::failure::describe(&error) }
-            })?;
+            },
+        )?;
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             n => n,
@@ -309,6 +312,6 @@ pub(super) mod tests {
             compile_memory: ByteSize::gib(2),
             compile_timeout: Duration::from_secs(60),
         };
-        Engine::new(&config, 16 << 20).unwrap()
+        Engine::new(&config, 16 << 20, 4).unwrap()
     }
 }

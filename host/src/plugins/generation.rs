@@ -2,7 +2,7 @@
 //! to the swap, which is the catalogue's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,13 +10,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::Store;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre, Linker, ResourceType};
 
 use super::artefacts::{ArtefactCache, ContentHash, Origin, load_artefact};
 use super::bindings::PluginExports;
 use super::compiler::Compiler;
 use super::engine::Engine;
 use super::failure::shorten;
+use super::filter::{FilterGuest, FilterRole};
 use super::manifest::Manifest;
 use super::sandbox::{Guest, Sandbox, new_store};
 use super::settings::PluginSettings;
@@ -25,6 +27,8 @@ use super::settings::PluginSettings;
 pub const CONTRACT: &str = "0.1";
 /// What `describe` and `check` together may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the names of the contract's interfaces begin with.
+const PACKAGE: &str = "plugway:gateway/";
 /// How much of a linker's or a trap's message an error quotes.
 const QUOTED: usize = 600;
 
@@ -56,6 +60,8 @@ pub struct Content<T: Guest> {
     pub exported: Vec<Role>,
     /// The roles' exports, looked up.
     pub roles: T::Roles,
+    /// The role that needs no exchange.
+    pub(super) filter: Option<Arc<FilterRole>>,
     /// Where its component came from.
     pub origin: Origin,
     /// When it was loaded, in milliseconds since the Unix epoch.
@@ -69,8 +75,8 @@ pub struct Generation<T: Guest> {
     content: Arc<Content<T>>,
     /// Cancelled when its exchanges must come to an end: too many old generations live.
     pub closing: CancellationToken,
-    /// Another generation serves, or none.
-    replaced: AtomicBool,
+    /// Cancelled when another generation serves, or none.
+    pub replaced: CancellationToken,
     /// Exchanges that live; see [`super::InUse`].
     pub(crate) in_use: AtomicUsize,
 }
@@ -89,7 +95,7 @@ impl<T: Guest> Generation<T> {
         Self {
             content,
             closing: CancellationToken::new(),
-            replaced: AtomicBool::new(false),
+            replaced: CancellationToken::new(),
             in_use: AtomicUsize::new(0),
         }
     }
@@ -101,12 +107,12 @@ impl<T: Guest> Generation<T> {
 
     /// Ends its time of service: exchanges that began on it go on, and what they come to is no longer the plugin's.
     pub(super) fn replace(&self) {
-        self.replaced.store(true, Ordering::Release);
+        self.replaced.cancel();
     }
 
     /// Whether its time of service has ended.
     pub fn is_replaced(&self) -> bool {
-        self.replaced.load(Ordering::Acquire)
+        self.replaced.is_cancelled()
     }
 }
 
@@ -124,7 +130,7 @@ impl<T: Guest> std::fmt::Debug for Generation<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation")
             .field("content", &self.content)
-            .field("replaced", &self.replaced)
+            .field("replaced", &self.is_replaced())
             .finish_non_exhaustive()
     }
 }
@@ -148,6 +154,8 @@ pub type Checked = Result<(), String>;
 pub struct Loader<T: Guest> {
     engine: Engine,
     linker: Arc<Linker<T>>,
+    /// Has what a filter may call, and nothing else.
+    filters: Arc<Linker<FilterGuest>>,
     artefacts: ArtefactCache,
     compiler: Compiler,
     /// Loads that may run at once.
@@ -166,11 +174,9 @@ impl<T: Guest> Loader<T> {
     /// # Errors
     /// The bindings define a name twice: a fault of this build.
     pub fn new(engine: Engine, artefacts: ArtefactCache, compiler: Compiler) -> wasmtime::Result<Self> {
-        let mut linker = Linker::new(engine.wasmtime());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        T::link(&mut linker)?;
+        let (linker, filters) = (linker(&engine)?, linker(&engine)?);
         let loads = Arc::new(Semaphore::new(engine.loads()));
-        Ok(Self { engine, linker: Arc::new(linker), artefacts, compiler, loads })
+        Ok(Self { engine, linker: Arc::new(linker), filters: Arc::new(filters), artefacts, compiler, loads })
     }
 
     /// The engine that components are loaded into.
@@ -212,7 +218,7 @@ impl<T: Guest> Loader<T> {
         let _turn = self.loads.acquire().await.map_err(|_| "the gateway is shutting down".to_owned())?;
         let (component, compiled) = self.component(hash, bytes).await?;
         let (contract, exported) = read_contract(&component, self.engine.wasmtime())?;
-        refuse_unserved(&exported)?;
+        let filter = self.filter(&component, &exported)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|error| {
             format!(
                 "it imports something that this host does not have: {} (the contract is plugway:gateway {CONTRACT}; plugins get no files, sockets or other worlds)",
@@ -222,15 +228,25 @@ impl<T: Guest> Loader<T> {
         let roles = T::roles(&pre, &exported).map_err(|error| {
             format!("a role's functions differ from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}", quote(&error))
         })?;
-        let (manifest, checked) = self.probe(settings, pre.clone()).await?;
+        let (manifest, checked) = self.probe(settings, pre.clone(), filter.clone()).await?;
         check_roles(&manifest, &exported)?;
         let origin = if compiled.is_some() { Origin::Compiled } else { Origin::Cached };
         if let Some(artefact) = compiled {
             let (engine, artefacts) = (self.engine.wasmtime().clone(), self.artefacts.clone());
             tokio::task::spawn_blocking(move || artefacts.keep(&engine, &hash, &artefact));
         }
-        let content =
-            Content { number, hash, manifest, contract, exported, roles, origin, loaded_ms: now_ms, pre };
+        let content = Content {
+            number,
+            hash,
+            manifest,
+            contract,
+            exported,
+            roles,
+            filter,
+            origin,
+            loaded_ms: now_ms,
+            pre,
+        };
         Ok((Generation::new(Arc::new(content)), checked))
     }
 
@@ -254,17 +270,48 @@ impl<T: Guest> Loader<T> {
         Ok((component, Some(artefact)))
     }
 
+    /// The role `filter`, if it has it. What else a component of several roles imports is not there in that one: a call
+    /// of it traps.
+    fn filter(&self, component: &Component, exported: &[Role]) -> Result<Option<Arc<FilterRole>>, String> {
+        let prepare = || {
+            let mut linker = Linker::clone(&self.filters);
+            deny_others(&mut linker, component, self.engine.wasmtime())?;
+            let pre = linker.instantiate_pre(component)?;
+            let indices = FilterGuest::roles(&pre, exported)?;
+            Ok(indices.map(|indices| Arc::new(FilterRole::new(self.engine.clone(), pre, indices))))
+        };
+        if !exported.contains(&Role::Filter) {
+            return Ok(None);
+        }
+        prepare().map_err(|error: wasmtime::Error| {
+            format!(
+                "the role `filter` differs from plugway:gateway {CONTRACT}: {}; rebuild it with sdk {CONTRACT}",
+                quote(&error)
+            )
+        })
+    }
+
     /// Instantiates, describes, checks; on the guests' runtime and within a time limit.
     async fn probe(
         &self,
         settings: &Arc<PluginSettings>,
         pre: InstancePre<T>,
+        filter: Option<Arc<FilterRole>>,
     ) -> Result<(Manifest, Checked), String> {
         let sandbox = Sandbox::new(&self.engine, settings.clone(), Arc::default(), "load".into());
         let store = new_store(&self.engine, T::probe(sandbox));
-        let config = settings.config_json.clone();
+        let settings = settings.clone();
         let calls = self.engine.guests().spawn(async move {
-            tokio::time::timeout(PROBE_TIMEOUT, describe_and_check(store, pre, &config)).await
+            let calls = async {
+                let described = describe_and_check(store, pre, &settings.config_json).await?;
+                if let Some(filter) = filter {
+                    let tried = filter.try_out(&settings).await;
+                    tried
+                        .map_err(|error| format!("instantiating it as a filter failed: {}", quote(&error)))?;
+                }
+                Ok(described)
+            };
+            tokio::time::timeout(PROBE_TIMEOUT, calls).await
         });
         match AbortOnDropHandle::new(calls).await {
             Ok(Ok(result)) => result,
@@ -302,15 +349,44 @@ async fn describe_and_check<T: Guest>(
     Ok((manifest, checked))
 }
 
-/// Roles of the contract that this host does not serve yet, with their names.
-const UNSERVED: [(Role, &str); 2] = [(Role::Socket, "socket"), (Role::Filter, "filter")];
+/// WASI, and what the data's kind of guest may call.
+fn linker<T: Guest>(engine: &Engine) -> wasmtime::Result<Linker<T>> {
+    let mut linker = Linker::new(engine.wasmtime());
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    T::link(&mut linker)?;
+    Ok(linker)
+}
 
-/// What would never be called must not look as if it were.
-fn refuse_unserved(exported: &[Role]) -> Result<(), String> {
-    match UNSERVED.iter().find(|(role, _)| exported.contains(role)) {
-        Some((_, name)) => Err(format!("this host does not serve the role `{name}` yet")),
-        None => Ok(()),
+/// Puts functions that trap in place of what a component imports of the contract beside `host`. What else it imports is
+/// left alone: wasmtime's own way to do this would hide WASI's, whose versions it finds by compatibility.
+fn deny_others(
+    linker: &mut Linker<FilterGuest>,
+    component: &Component,
+    engine: &wasmtime::Engine,
+) -> wasmtime::Result<()> {
+    let ty = component.component_type();
+    for (interface, import) in ty.imports(engine) {
+        let Some(rest) = interface.strip_prefix(PACKAGE) else { continue };
+        let ComponentItem::ComponentInstance(instance) = import.ty else { continue };
+        if rest.starts_with("host@") {
+            continue;
+        }
+        let mut linker = linker.instance(interface)?;
+        for (name, export) in instance.exports(engine) {
+            match export.ty {
+                ComponentItem::ComponentFunc(_) => {
+                    let told =
+                        format!("a filter may call nothing but `host`, and it called {interface}#{name}");
+                    linker.func_new(name, move |_, _, _, _| Err(wasmtime::Error::msg(told.clone())))?;
+                }
+                ComponentItem::Resource(_) => {
+                    linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                }
+                _ => {}
+            }
+        }
     }
+    Ok(())
 }
 
 /// A routed plugin must have the role that serves its routes, and the reverse.
@@ -344,7 +420,6 @@ fn refuse_core_module(bytes: &[u8]) -> Result<(), String> {
 
 /// Reads from the component's own names which contract it was built against and what it exports.
 fn read_contract(component: &Component, engine: &wasmtime::Engine) -> Result<(String, Vec<Role>), String> {
-    const PACKAGE: &str = "plugway:gateway/";
     let ty = component.component_type();
     let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
     let imports = ty.imports(engine).map(|(name, _)| name);
@@ -410,18 +485,6 @@ mod tests {
         assert!(refuse_core_module(b"#!/bin/sh").unwrap_err().contains("not a WebAssembly file"));
         assert!(refuse_core_module(b"").is_err());
         assert!(refuse_core_module(b"\0asm\x0d\0\x01\0").is_ok());
-    }
-
-    #[test]
-    fn a_role_that_is_not_served_is_refused_also_beside_others() {
-        for exported in [&[Role::Filter][..], &[Role::Http, Role::Filter], &[Role::Delivery, Role::Filter]] {
-            assert_eq!(
-                refuse_unserved(exported).unwrap_err(),
-                "this host does not serve the role `filter` yet"
-            );
-        }
-        assert!(refuse_unserved(&[Role::Http, Role::Socket]).unwrap_err().contains("`socket`"));
-        assert!(refuse_unserved(&[Role::Http, Role::Delivery]).is_ok());
     }
 
     #[test]

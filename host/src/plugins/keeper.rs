@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::{ActionError, Catalogue, Order, Snapshot};
+use super::filter::FilterDirectory;
 use super::generation::Loader;
 use super::routes::RouteTable;
 use super::sandbox::Guest;
@@ -89,7 +90,8 @@ impl<T: Guest> Keeper<T> {
         fs::create_dir_all(&config.dir)?;
         settings.warn_beyond(loader.engine().slots());
         let watch = Watch::begin(&config.dir);
-        let (catalogue, orders) = Catalogue::new(config.dir);
+        let filters = FilterDirectory::new(settings.filters());
+        let (catalogue, orders) = Catalogue::new(config.dir, filters);
         let keeper = Self {
             catalogue: catalogue.clone(),
             loader: Arc::new(loader),

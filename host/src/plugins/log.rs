@@ -26,7 +26,7 @@ const LINE_OVERHEAD: u64 = 32;
 pub struct GuestLog {
     grant: Grant,
     plugin: Arc<str>,
-    exchange: Arc<str>,
+    exchange: Mutex<Arc<str>>,
     budget: ByteSize,
     written: AtomicU64,
 }
@@ -34,7 +34,17 @@ pub struct GuestLog {
 impl GuestLog {
     /// A log that names the plugin and the exchange on every line, and holds none of the grant's secrets.
     pub fn new(grant: Grant, plugin: Arc<str>, exchange: Arc<str>, budget: ByteSize) -> Arc<Self> {
+        let exchange = Mutex::new(exchange);
         Arc::new(Self { grant, plugin, exchange, budget, written: AtomicU64::new(0) })
+    }
+
+    /// Begins anew for another call of the same instance, which lines are named by from here on.
+    pub(super) fn begin(&self, exchange: &Arc<str>) {
+        let mut named = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&named, exchange) {
+            *named = exchange.clone();
+        }
+        self.written.store(0, Ordering::Relaxed);
     }
 
     /// Writes one message.
@@ -47,7 +57,8 @@ impl GuestLog {
         if before + cost > self.budget.as_u64() {
             return Err(LimitExceeded::Log(self.budget));
         }
-        let (plugin, exchange) = (&*self.plugin, &*self.exchange);
+        let exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (plugin, exchange) = (&*self.plugin, &*exchange);
         let message = self.line(message);
         match level {
             Level::ERROR => tracing::error!(target: "plugin", plugin, exchange, "{message}"),

@@ -1,4 +1,5 @@
-//! Plugins as components: the engine, what the operator grants, loading, hot reload, and the table of their routes.
+//! Plugins as components: the engine, what the operator grants, loading, hot reload, the table of their
+//! routes, and the role `filter`.
 //!
 //! What a guest may call is not decided here: `exchanges` brings the store's data and links the contract's imports,
 //! through the trait [`Guest`].
@@ -11,6 +12,7 @@ mod compiler;
 mod config;
 mod engine;
 mod failure;
+mod filter;
 mod generation;
 mod keeper;
 mod log;
@@ -25,9 +27,10 @@ mod watch;
 pub use artefacts::ArtefactCache;
 pub use catalogue::{Action, ActionError, Catalogue, Entry, InUse, Snapshot};
 pub use compiler::{COMPILE, Compiler, compile_component};
-pub use config::{Limits, LimitsOverride, PluginConfig};
+pub use config::{Limits, LimitsOverride, PluginConfig, Policy};
 pub use engine::{Engine, EngineConfig, EngineError, Running};
 pub use failure::{FailureKind, HostFault, classify, describe, shorten};
+pub use filter::{Absent, Admission, Draft, Filter, FilterDirectory, FilterFault, Step};
 pub use generation::{CONTRACT, Checked, Content, Generation, Loader, Role};
 pub(crate) use keeper::read_component;
 pub use keeper::{Keeper, KeeperConfig};

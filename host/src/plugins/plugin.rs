@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::failure::FailureKind;
+use super::filter::FilterPool;
 use super::settings::PluginSettings;
 
 /// What a caller that is turned away should wait before it tries again.
@@ -21,8 +22,12 @@ pub struct Plugin {
     pub settings: Arc<PluginSettings>,
     /// The way in for requests.
     pub requests: Gate,
+    /// The way in for WebSocket connections.
+    pub sockets: Gate,
     /// The way in for deliveries.
     pub deliveries: Gate,
+    /// Its instances as a filter.
+    pub(super) filtering: FilterPool,
     /// Linear memory of all its exchanges, in bytes.
     pub(crate) memory: Arc<AtomicU64>,
     /// Slots of the engine that its exchanges hold or wait for.
@@ -92,9 +97,12 @@ impl Plugin {
     /// A plugin with its gates open.
     pub fn new(settings: Arc<PluginSettings>) -> Self {
         let requests = Gate::new(&settings, "http", settings.limits.waiting);
+        let sockets = Gate::new(&settings, "socket", settings.limits.waiting);
         // The outbox bounds the deliveries that wait.
         let deliveries = Gate::new(&settings, "delivery", usize::MAX);
-        Self { requests, deliveries, memory: Arc::default(), slots: Arc::default(), settings }
+        let filtering = FilterPool::new(&settings);
+        let (memory, slots) = Default::default();
+        Self { requests, sockets, deliveries, filtering, memory, slots, settings }
     }
 
     /// Its name to the operator.
@@ -104,13 +112,16 @@ impl Plugin {
 
     /// How long one of its roles still rests, if one does.
     pub fn aside_for(&self) -> Option<Duration> {
-        self.requests.aside_for().max(self.deliveries.aside_for())
+        let gates = [&self.requests, &self.sockets, &self.deliveries];
+        gates.into_iter().filter_map(Gate::aside_for).max().max(self.filtering.aside_for())
     }
 
     /// Another generation serves: what the one before did is forgotten.
     pub fn renewed(&self) {
         self.requests.breaker.reset();
+        self.sockets.breaker.reset();
         self.deliveries.breaker.reset();
+        self.filtering.renewed();
     }
 }
 

@@ -62,7 +62,8 @@ pub struct Sandbox {
     limiter: Limiter,
     ticks: u64,
     max_ticks: u64,
-    _running: Running,
+    /// None where whoever calls the guest says that it runs.
+    running: Option<Running>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -96,9 +97,25 @@ impl Sandbox {
             ticks: 0,
             max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos()))
                 .unwrap_or(u64::MAX),
-            _running: engine.running(),
+            running: Some(engine.running()),
             settings,
         }
+    }
+
+    /// The same for a guest that lives on between calls: whoever calls it says that it runs, with [`Engine::running`].
+    pub(super) fn at_rest(mut self) -> Self {
+        self.running = None;
+        self
+    }
+
+    /// Whether the operator granted this secret.
+    pub(super) fn has_secret(&self, name: &str) -> bool {
+        self.settings.grant.secret(name).is_some()
+    }
+
+    /// Whether the candidate is the secret, compared in constant time.
+    pub(super) fn secret_equals(&self, name: &str, candidate: &str) -> bool {
+        self.settings.grant.secret(name).is_some_and(|secret| secret.matches(candidate))
     }
 
     /// WASI and the guest's resources.
@@ -169,6 +186,9 @@ pub enum LimitExceeded {
     /// It lived too long.
     #[error("did not end within {} (limits.exchange_timeout)", humantime::format_duration(*.0))]
     WallClock(std::time::Duration),
+    /// A filter took too long over one call.
+    #[error("took longer than {} (limits.filter_timeout)", humantime::format_duration(*.0))]
+    FilterTime(std::time::Duration),
     /// It sent too many requests.
     #[error("sent more than {0} requests (limits.requests)")]
     Requests(u32),
@@ -182,7 +202,7 @@ impl LimitExceeded {
             Self::Memory { .. } => "memory",
             Self::MemoryTotal(_) => "memory_total",
             Self::Log(_) => "log",
-            Self::WallClock(_) => "wall_clock",
+            Self::WallClock(_) | Self::FilterTime(_) => "wall_clock",
             Self::Requests(_) => "requests",
         }
     }

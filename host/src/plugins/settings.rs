@@ -1,10 +1,10 @@
 //! The operator's word on every plugin, resolved: defaults merged, secrets looked up, configuration as the JSON
 //! that the plugin will see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::config::{Limits, PluginConfig};
+use super::config::{Limits, PluginConfig, Policy};
 use crate::egress::{Grant, Secret};
 
 /// What one plugin may do and how it is configured.
@@ -18,6 +18,8 @@ pub struct PluginSettings {
     pub mount: String,
     /// Its configuration, a JSON object.
     pub config_json: Arc<str>,
+    /// What becomes of what it can't judge, where it is a filter.
+    pub policy: Policy,
     /// Its limits.
     pub limits: Limits,
     /// What it may reach, and the secrets that are put in for it.
@@ -29,6 +31,7 @@ pub struct PluginSettings {
 pub struct Settings {
     defaults: Limits,
     plugins: BTreeMap<String, Arc<PluginSettings>>,
+    filters: BTreeSet<String>,
 }
 
 /// A plugin's table is wrong.
@@ -53,7 +56,23 @@ impl Settings {
             .iter()
             .map(|(name, config)| Ok((name.clone(), Arc::new(resolve(name, config, &defaults)?))))
             .collect::<Result<_, _>>()?;
-        Ok(Self { defaults, plugins })
+        Ok(Self { defaults, plugins, filters: BTreeSet::new() })
+    }
+
+    /// The same, where these plugins are named as filters.
+    pub fn with_filters(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.filters = names.into_iter().collect();
+        self
+    }
+
+    /// Settings of the plugins that are named as filters, loaded or not.
+    pub(super) fn filters(&self) -> impl Iterator<Item = Arc<PluginSettings>> {
+        self.filters.iter().map(|name| self.of(name))
+    }
+
+    /// Instances that all filters together may have.
+    pub fn filter_instances(&self) -> usize {
+        self.filters().map(|filter| filter.limits.filter_instances).sum()
     }
 
     /// Settings of the plugin of that name; one without a table gets the default limits and no grants.
@@ -63,6 +82,7 @@ impl Settings {
             enabled: true,
             mount: String::new(),
             config_json: "{}".into(),
+            policy: Policy::default(),
             limits: self.defaults.clone(),
             grant: Grant::plugin(name, [], Vec::new(), BTreeMap::new()),
         };
@@ -125,6 +145,7 @@ fn resolve(name: &str, config: &PluginConfig, defaults: &Limits) -> Result<Plugi
         enabled: config.enabled.unwrap_or(true),
         mount,
         config_json: serde_json::Value::Object(config.config.clone()).to_string().into(),
+        policy: config.policy.unwrap_or_default(),
         limits,
         grant,
     })
@@ -156,6 +177,7 @@ pub(super) mod tests {
             memory_total: ByteSize::mib(64),
             cpu_per_step: seconds(1),
             exchange_timeout: seconds(10),
+            drain_timeout: seconds(10),
             exchanges: 2,
             waiting: 2,
             waiting_timeout: seconds(10),
@@ -166,6 +188,12 @@ pub(super) mod tests {
             traps: 5,
             trap_window: seconds(10),
             file: ByteSize::mib(1),
+            filter_timeout: seconds(1),
+            filter_state: ByteSize::kib(1),
+            filter_events: 4,
+            filter_bytes: ByteSize::kib(4),
+            filter_instances: 2,
+            filter_calls: 100,
         }
     }
 

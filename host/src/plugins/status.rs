@@ -18,6 +18,8 @@ pub enum PluginState {
     Aside,
     /// The operator took it out.
     Disabled,
+    /// The configuration names it as a filter, and it has no file.
+    Missing,
 }
 
 /// A plugin, as the operator sees it.
@@ -48,6 +50,23 @@ pub struct PluginStatus {
 }
 
 impl PluginStatus {
+    /// A filter that is named and has no file.
+    pub(super) fn missing(name: &str, error: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: None,
+            contract: None,
+            generation: 0,
+            state: PluginState::Missing,
+            roles: Vec::new(),
+            routes: Vec::new(),
+            wants: Vec::new(),
+            granted: Vec::new(),
+            error: Some(error),
+            loaded_at: None,
+        }
+    }
+
     /// Reads it off a snapshot's entry.
     pub fn of<T: Guest>(entry: &Entry<T>) -> Self {
         let settings = &entry.plugin.settings;

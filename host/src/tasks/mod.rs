@@ -22,6 +22,7 @@ pub use runs::Run;
 pub use submit::{SubmitError, SubmitRequest};
 
 use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, TaskStatus, rfc3339};
+use crate::filters::Filters;
 use crate::hub::Hub;
 use crate::store::{CancelOutcome, Notice, Notices, Store, StoreError};
 use runs::{Claiming, Runs};
@@ -85,6 +86,7 @@ struct Inner {
     store: Arc<dyn Store>,
     hub: Hub,
     agents: Vec<AgentInfo>,
+    filters: Filters,
     config: Config,
     runs: Runs,
     closing: AtomicBool,
@@ -97,11 +99,17 @@ impl fmt::Debug for Tasks {
 }
 
 impl Tasks {
-    /// The tasks of a store, for these agents. Without a default among them, a task must name its agent.
-    pub fn new(store: Arc<dyn Store>, hub: Hub, agents: Vec<AgentInfo>, config: Config) -> Self {
-        let inner =
-            Inner { store, hub, agents, config, runs: Runs::default(), closing: AtomicBool::new(false) };
-        Self { inner: Arc::new(inner) }
+    /// The tasks of a store, for these agents, whose inputs pass these filters. Without a default among them, a task must
+    /// name its agent.
+    pub fn new(
+        store: Arc<dyn Store>,
+        hub: Hub,
+        agents: Vec<AgentInfo>,
+        filters: Filters,
+        config: Config,
+    ) -> Self {
+        let (runs, closing) = (Runs::default(), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { store, hub, agents, filters, config, runs, closing }) }
     }
 
     /// The agents that tasks may name.

@@ -9,6 +9,7 @@ use tracing::warn;
 use super::{OnBusy, Tasks};
 use crate::domain::bounds::{TASK_ADDRESS, TASK_KEY};
 use crate::domain::{DeliveryOrder, InvalidInput, NewTask, SessionId, TaskId, TaskInput};
+use crate::filters::Refusal;
 use crate::store::{StoreError, Submitted};
 
 /// A task that somebody wants accepted.
@@ -43,13 +44,16 @@ pub enum SubmitError {
         /// Bytes that are allowed.
         max: usize,
     },
+    /// A filter refuses the input: why.
+    #[error("{0}")]
+    Refused(String),
     /// As many tasks wait as may.
     #[error("too many tasks are waiting")]
     Busy {
         /// When to try again.
         retry_after: Duration,
     },
-    /// The store can't take it, or the gateway is about to stop.
+    /// The store can't take it, a filter is not there, or the gateway is about to stop.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -66,7 +70,15 @@ impl Tasks {
             return Err(SubmitError::Unavailable("the gateway is shutting down".into()));
         }
         let named_session = request.session.is_some();
-        let task = self.checked(owner, request)?;
+        let mut task = self.checked(owner, request)?;
+        let max = self.inner.config.max_input;
+        let input = self.inner.filters.admit(owner, &task.agent, task.input.into(), max).await;
+        task.input = input
+            .map_err(|refusal| match refusal {
+                Refusal::Refused(why) => SubmitError::Refused(why),
+                Refusal::Unavailable(why) => SubmitError::Unavailable(why),
+            })?
+            .into();
         let submitted = self.inner.store.submit(task).await.map_err(|error| match error {
             StoreError::QueueFull { .. } => SubmitError::Busy { retry_after: self.inner.config.retry_after },
             other => SubmitError::Unavailable(other.to_string()),

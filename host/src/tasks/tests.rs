@@ -32,7 +32,7 @@ fn office(queue_limit: u64, config: Config) -> Office {
     let store = Arc::new(SqliteStore::open(dir.path(), options).unwrap());
     let hub = Hub::new(store.clone(), Default::default());
     let agents = vec![agent("first", false), agent("usual", true)];
-    let tasks = Tasks::new(store.clone(), hub.clone(), agents, config);
+    let tasks = Tasks::new(store.clone(), hub.clone(), agents, crate::filters::Filters::none(), config);
     Office { _dir: dir, store, hub, tasks }
 }
 

@@ -1,8 +1,10 @@
 //! One run of one task: from `started` to its terminal event, or to the return of its lease.
 //!
-//! Every event is numbered first, then fanned out, then handed to the log; the terminal one is logged before anyone
-//! sees it. An agent that is faster than the log waits for it.
+//! Every event of the agent passes the task's filters. What comes out is numbered first, then fanned out, then handed to
+//! the log; the terminal one is logged before anyone sees it. An agent that is faster than the filters or the log waits
+//! for them.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,8 +21,9 @@ use tracing::{debug, info, warn};
 use super::{RunnableAgent, Worker};
 use crate::agents::{AgentSignal, AgentStream, Turn};
 use crate::domain::{
-    AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, TaskInput, TaskState, back_off,
+    AgentEvent, ErrorType, Event, HistoryMessage, Kind, Position, RawFrame, TaskInput, TaskState, back_off,
 };
+use crate::filters::{Broken, Chain, Draft};
 use crate::hub::Publisher;
 use crate::store::{Claim, StoreError};
 use crate::tasks::{Beginning, Run, beginning, count_ended, failure};
@@ -30,8 +33,8 @@ const BURST: usize = 16;
 
 /// How a run comes to its end.
 enum Stop {
-    /// By this event of its agent, or of the gateway in its place.
-    Ended(AgentEvent),
+    /// By this event of its agent, which may have come as this frame, or of the gateway in its place.
+    Ended(AgentEvent, Option<RawFrame>),
     /// By somebody's wish.
     Cancelled(String),
     /// By the shutdown: another run will end the task, if it may have one.
@@ -53,6 +56,7 @@ pub(super) async fn execute(
         worker,
         claim,
         publisher: worker.hub.publisher(claim.task.id),
+        chain: None,
         seq: 0,
         unlogged: Vec::new(),
     };
@@ -60,16 +64,16 @@ pub(super) async fn execute(
     let limits = agent.as_ref().map(RunnableAgent::limits);
     let stop = match (beginning(&claim.task, claim.cancel.as_deref(), limits), agent) {
         (Beginning::Run(input), Some(agent)) => execution.turn(agent, *input, run, release).await,
-        (Beginning::Fail(event), _) => Stop::Ended(event),
+        (Beginning::Fail(event), _) => Stop::Ended(event, None),
         (Beginning::Cancel { reason }, _) => Stop::Cancelled(reason),
-        (Beginning::Run(_), None) => Stop::Ended(execution.internal("the agent has gone")),
+        (Beginning::Run(_), None) => Stop::Ended(execution.internal("the agent has gone"), None),
     };
     // The agent is done with: the next task may have its place while this one's end is being committed.
     drop(permit);
     let stop = match stop {
         Stop::Released if limits.is_some_and(|limits| !limits.retry_on_crash) && execution.has_started() => {
             let error = "the gateway stopped".to_owned();
-            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error))
+            Stop::Ended(failure(&claim.task, ErrorType::Abandoned, error), None)
         }
         stop => stop,
     };
@@ -80,6 +84,8 @@ struct Execution<'a> {
     worker: &'a Worker,
     claim: &'a Claim,
     publisher: Publisher,
+    /// The filters that the agent's events pass; none where the task has none, or nothing may pass any more.
+    chain: Option<Chain>,
     /// Number of the last event of this run.
     seq: u64,
     /// Events that were fanned out and not yet handed to the log, in order.
@@ -108,6 +114,15 @@ impl Execution<'_> {
             history = self.history(&input) => history,
         };
         let task = &self.claim.task;
+        let chain = tokio::select! {
+            biased;
+            stop = &mut asked => return stop,
+            chain = self.worker.filters.begin(task) => chain,
+        };
+        match chain {
+            Ok(chain) => self.chain = chain,
+            Err(broken) => return Stop::Ended(self.unfiltered(&broken), None),
+        }
         let data = json!({ "agent": task.agent, "attempt": task.attempt }).to_string();
         self.say(Kind::Started, data.into());
         let turn = Turn {
@@ -122,23 +137,45 @@ impl Execution<'_> {
         let limit = self.worker.config.task_deadline;
         let mut deadline = pin!(sleep(limit));
         let mut silence = pin!(sleep(agent.silence));
+        let late = |task| {
+            let error = format!("the task took longer than {}", humantime::format_duration(limit));
+            Stop::Ended(failure(task, ErrorType::Deadline, error), None)
+        };
+        // What the agent said and the filters have not judged, and its end after that.
+        let mut said = VecDeque::new();
+        let mut end = None;
         loop {
             tokio::select! {
                 biased;
                 stop = &mut asked => return stop,
                 () = self.log() => {}
             }
+            if !said.is_empty() {
+                tokio::select! {
+                    biased;
+                    stop = &mut asked => return stop,
+                    () = &mut deadline => return late(&self.claim.task),
+                    () = std::future::ready(()) => {}
+                }
+                match self.filter(said).await {
+                    Ok(rest) => said = rest,
+                    Err(broken) => return Stop::Ended(self.unfiltered(&broken), None),
+                }
+                silence.as_mut().reset(Instant::now() + agent.silence);
+                continue;
+            }
+            if let Some(end) = end {
+                return end;
+            }
             tokio::select! {
                 biased;
                 stop = &mut asked => return stop,
-                () = &mut deadline => {
-                    let error = format!("the task took longer than {}", humantime::format_duration(limit));
-                    return Stop::Ended(failure(&self.claim.task, ErrorType::Deadline, error));
-                }
+                () = &mut deadline => return late(&self.claim.task),
                 burst = events.next() => {
-                    for event in burst.unwrap_or_default() {
-                        if let Some(end) = self.hear(event) {
-                            return Stop::Ended(end);
+                    for heard in burst.unwrap_or_default() {
+                        end = self.hear(heard, &mut said);
+                        if end.is_some() {
+                            break;
                         }
                     }
                     silence.as_mut().reset(Instant::now() + agent.silence);
@@ -146,7 +183,7 @@ impl Execution<'_> {
                 () = &mut silence => {
                     let length = humantime::format_duration(agent.silence);
                     let error = format!("nothing heard from the agent for {length}");
-                    return Stop::Ended(failure(&self.claim.task, ErrorType::AgentSilent, error));
+                    return Stop::Ended(failure(&self.claim.task, ErrorType::AgentSilent, error), None);
                 }
             }
         }
@@ -170,25 +207,69 @@ impl Execution<'_> {
         }
     }
 
-    /// Takes a signal of the agent; some: that was the end.
-    fn hear(&mut self, heard: Heard) -> Option<AgentEvent> {
-        let event = match heard {
-            Heard::Signal(AgentSignal::Event(event)) => event,
+    /// Takes a signal of the agent; some: that was the end. What is to be filtered is added to `said`.
+    fn hear(&mut self, heard: Heard, said: &mut VecDeque<Draft>) -> Option<Stop> {
+        let (event, frame) = match heard {
+            Heard::Signal(AgentSignal::Event(event)) => (event, None),
+            Heard::Signal(AgentSignal::Framed(event, frame)) => (event, Some(frame)),
             Heard::Signal(AgentSignal::Alive) => return None,
-            Heard::Nothing => return Some(self.internal("the agent ended without a result")),
-            Heard::Panic => return Some(self.internal("the agent panicked")),
+            Heard::Nothing => {
+                return Some(Stop::Ended(self.internal("the agent ended without a result"), None));
+            }
+            Heard::Panic => return Some(Stop::Ended(self.internal("the agent panicked"), None)),
         };
         match (&event, event.kind()) {
-            (AgentEvent::Completed { .. } | AgentEvent::Failed { .. }, _) => Some(event),
+            (AgentEvent::Completed { .. } | AgentEvent::Failed { .. }, _) => Some(Stop::Ended(event, frame)),
             (_, kind) if kind == Kind::Started || kind.is_terminal() => {
                 debug!(%kind, "an agent can't report this");
                 None
             }
+            (_, kind) if self.chain.is_some() => {
+                let data = data(&event, frame.as_ref()).into();
+                said.push_back(Draft { kind: kind.as_str().to_owned(), data });
+                None
+            }
             (_, kind) => {
-                self.say(kind, event.data());
+                self.say(kind, data(&event, frame.as_ref()));
                 None
             }
         }
+    }
+
+    /// Lets what the agent said pass the filters, and says what comes out. Returns what they have not come to yet.
+    async fn filter(&mut self, said: VecDeque<Draft>) -> Result<VecDeque<Draft>, Broken> {
+        let Some(chain) = &mut self.chain else { return Ok(VecDeque::new()) };
+        let passed = chain.pass(said).await;
+        for draft in passed.events {
+            self.say(Kind::from(draft.kind.as_str()), draft.data.into());
+        }
+        passed.broken.map_or(Ok(passed.rest), Err)
+    }
+
+    /// The terminal event as the filters leave it; what they let go of before it is said.
+    async fn filter_end(&mut self, kind: Kind, data: Box<str>) -> (Kind, Box<str>) {
+        let Some(chain) = &mut self.chain else { return (kind, data) };
+        let end = Draft { kind: kind.as_str().to_owned(), data: data.into() };
+        let mut passed = chain.pass(VecDeque::from([end])).await;
+        // After a fault, what came out before the end is as good as ever; the end itself did not.
+        let end = if passed.broken.is_none() { passed.events.pop() } else { None };
+        for draft in passed.events {
+            self.say(Kind::from(draft.kind.as_str()), draft.data.into());
+        }
+        self.log().await;
+        match end {
+            Some(end) => (Kind::from(end.kind.as_str()), end.data.into()),
+            None => {
+                let broken = passed.broken.unwrap_or(Broken { reason: "a filter failed".to_owned() });
+                (Kind::Failed, self.unfiltered(&broken).data())
+            }
+        }
+    }
+
+    /// The end of a task whose events can't be filtered.
+    fn unfiltered(&mut self, broken: &Broken) -> AgentEvent {
+        self.chain = None;
+        failure(&self.claim.task, ErrorType::Filter, broken.reason.clone())
     }
 
     /// Whether the agent was begun with.
@@ -238,18 +319,19 @@ impl Execution<'_> {
     /// Ends the task, or gives it back. Goes on trying for as long as the lease is kept.
     async fn conclude(mut self, stop: Stop, took: Duration) {
         self.log().await;
-        let (kind, data, state, error_type) = match stop {
+        let (kind, data) = match stop {
             Stop::Released => return self.give_back().await,
-            Stop::Cancelled(reason) => {
-                let data = json!({ "reason": reason }).to_string().into();
-                (Kind::Cancelled, data, TaskState::Cancelled, "")
+            Stop::Cancelled(reason) => (Kind::Cancelled, json!({ "reason": reason }).to_string().into()),
+            Stop::Ended(event, frame) => {
+                let failed = matches!(event, AgentEvent::Failed { .. });
+                (if failed { Kind::Failed } else { Kind::Completed }, data(&event, frame.as_ref()))
             }
-            Stop::Ended(event) => match event {
-                AgentEvent::Failed { error_type, .. } => {
-                    (Kind::Failed, event.data(), TaskState::Failed, error_type.as_str())
-                }
-                _ => (Kind::Completed, event.data(), TaskState::Completed, ""),
-            },
+        };
+        let (kind, data) = self.filter_end(kind, data).await;
+        let (state, error_type) = match kind {
+            Kind::Cancelled => (TaskState::Cancelled, ""),
+            Kind::Failed => (TaskState::Failed, error_type(&data)),
+            _ => (TaskState::Completed, ""),
         };
         let event = self.number(kind, data);
         let mut failures = 0;
@@ -288,6 +370,15 @@ impl Execution<'_> {
     }
 }
 
+/// Why a task failed, as its last event says.
+fn error_type(data: &str) -> &'static str {
+    #[derive(serde::Deserialize)]
+    struct Failed {
+        error_type: ErrorType,
+    }
+    serde_json::from_str(data).map_or(ErrorType::Internal, |failed: Failed| failed.error_type).as_str()
+}
+
 /// What comes from an agent.
 enum Heard {
     Signal(AgentSignal),
@@ -306,6 +397,14 @@ fn begin(agent: &RunnableAgent, turn: Turn) -> stream::BoxStream<'static, Heard>
             .chain(stream::once(async { Heard::Nothing }))
             .boxed(),
         Err(_) => stream::once(async { Heard::Panic }).boxed(),
+    }
+}
+
+/// An event's data, with the agent's own frame where it came as one.
+fn data(event: &AgentEvent, frame: Option<&RawFrame>) -> Box<str> {
+    match frame {
+        Some(frame) => event.data_with(frame),
+        None => event.data(),
     }
 }
 

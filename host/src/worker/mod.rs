@@ -23,6 +23,7 @@ pub use maintenance::{Maintenance, maintain};
 
 use crate::agents::Agent;
 use crate::domain::{Clock, back_off};
+use crate::filters::Filters;
 use crate::hub::Hub;
 use crate::store::{Claim, Store, StoreError};
 use crate::tasks::{Limits, Run, Tasks};
@@ -90,6 +91,8 @@ pub struct Worker {
     pub tasks: Tasks,
     /// The agents.
     pub agents: Lookup,
+    /// What their events pass.
+    pub filters: Filters,
     /// Size and patience.
     pub config: Config,
     /// Stamps events.

@@ -21,6 +21,8 @@ pub struct Submission {
     pub agent: Option<String>,
     /// The input document.
     pub input: Value,
+    /// The same, as it was written.
+    pub document: String,
     /// When and where to deliver.
     pub deliver: Option<(Moment, Value)>,
     /// Its idempotency key.
@@ -151,8 +153,9 @@ impl Script {
         Self::reply(text.split_inclusive(' '))
     }
 
+    /// The log of a turn that has not begun.
     pub(super) fn into_log(self, task: &str, session: &str, now_ms: u64) -> TaskLog {
-        let (mut at_ms, mut attempt, mut seq) = (now_ms, 0, 0);
+        let (mut at_ms, mut attempt, mut seq) = (NEVER, 0, 0);
         let events = self.steps.into_iter().map(|step| {
             at_ms += millis64(step.delay);
             if step.attempt > attempt {
@@ -171,13 +174,35 @@ impl Script {
             };
             Logged { event, lost: step.lost }
         });
-        TaskLog { session: session.to_owned(), events: events.collect() }
+        TaskLog {
+            session: session.to_owned(),
+            submitted_ms: now_ms,
+            begins_ms: NEVER,
+            events: events.collect(),
+        }
+    }
+}
+
+/// Later than everything that happens.
+const NEVER: u64 = u64::MAX / 4;
+
+/// Turns of one session run one after the other: each begins once it is submitted and the one before it has ended.
+pub(super) fn schedule(state: &mut State, session: &str) {
+    let (now_ms, mut free_ms) = (state.now_ms, 0);
+    let turns = state.submissions.iter().filter(|turn| turn.session == *session);
+    for turn in turns {
+        let Some(log) = state.tasks.get_mut(turn.task.as_str()) else { continue };
+        log.begin(log.submitted_ms.max(free_ms), now_ms);
+        free_ms = log.ended_ms();
     }
 }
 
 /// Everything that will have been said about a task; what lies in the future has not happened yet.
 pub(super) struct TaskLog {
     pub(super) session: String,
+    submitted_ms: u64,
+    /// [`NEVER`] while a turn before it has no end.
+    begins_ms: u64,
     events: Vec<Logged>,
 }
 
@@ -209,6 +234,22 @@ impl TaskLog {
                "attempt": last.map_or(0, |logged| logged.event.attempt)})
     }
 
+    /// Moves it to where it begins, unless it has begun.
+    fn begin(&mut self, begins_ms: u64, now_ms: u64) {
+        if self.begins_ms > now_ms {
+            for logged in &mut self.events {
+                logged.event.at_ms = logged.event.at_ms - self.begins_ms + begins_ms;
+            }
+            self.begins_ms = begins_ms;
+        }
+    }
+
+    /// When the next turn may begin.
+    fn ended_ms(&self) -> u64 {
+        let last = self.events.last().filter(|last| terminal(&last.event));
+        last.map_or(NEVER, |last| last.event.at_ms)
+    }
+
     /// Cuts off what has not happened yet. False if it had ended.
     pub(super) fn cancel(&mut self, task: &str, now_ms: u64) -> bool {
         let happened = self.events.iter().take_while(|logged| logged.event.at_ms <= now_ms).count();
@@ -216,6 +257,7 @@ impl TaskLog {
             return false;
         }
         self.events.truncate(happened);
+        self.begins_ms = self.begins_ms.min(now_ms);
         let (attempt, seq) =
             self.events.last().map_or((1, 1), |last| (last.event.attempt, last.event.seq + 1));
         let event = raw::types::Event {
@@ -245,7 +287,7 @@ impl TaskLog {
     /// When the follower's next message is due.
     pub(super) fn due_ms(&self, follow: &Follow) -> Option<u64> {
         match self.events.get(follow.next) {
-            Some(logged) => Some(logged.event.at_ms),
+            Some(logged) => Some(logged.event.at_ms).filter(|at_ms| *at_ms < NEVER),
             None => {
                 let last = self.events.last().filter(|last| terminal(&last.event))?;
                 (!follow.ended && !follow.of_session).then_some(last.event.at_ms)

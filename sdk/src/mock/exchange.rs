@@ -11,7 +11,7 @@ use crate::{
     sys::{millis64, raw},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{ops::Deref, time::Duration};
 
 /// A request to the plugin, about to be sent.
@@ -128,6 +128,7 @@ pub struct Upgrade {
     raw: HttpRequest,
     frames: Vec<(Duration, Frame)>,
     leaves: Option<Duration>,
+    leaves_after: Option<usize>,
     at: Duration,
 }
 
@@ -143,14 +144,44 @@ pub struct Served {
     pub error: Option<String>,
 }
 
+impl Served {
+    /// The frames as text; empty in the place of what is none.
+    pub fn texts(&self) -> Vec<&str> {
+        let texts = self.frames.iter().map(|frame| match frame {
+            Frame::Text(text) => text.as_str(),
+            Frame::Binary(_) => "",
+        });
+        texts.collect()
+    }
+
+    /// The frames as JSON; null in the place of what is none.
+    pub fn json(&self) -> Vec<Value> {
+        self.texts().into_iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect()
+    }
+}
+
 impl Upgrade {
     pub(super) fn new(path: &str) -> Self {
-        Self { raw: Call::new("GET", path).raw, frames: Vec::new(), leaves: None, at: Duration::ZERO }
+        Self {
+            raw: Call::new("GET", path).raw,
+            frames: Vec::new(),
+            leaves: None,
+            leaves_after: None,
+            at: Duration::ZERO,
+        }
     }
 
     /// Adds a header to the upgrade request.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.raw.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        self
+    }
+
+    /// Adds something to the query of the upgrade request, whatever is in it.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        let pair = format!("{}={}", encode(name), encode(value));
+        let query = self.raw.query.take().map_or(pair.clone(), |before| format!("{before}&{pair}"));
+        self.raw.query = Some(query);
         self
     }
 
@@ -185,6 +216,12 @@ impl Upgrade {
         self
     }
 
+    /// The peer goes away after so many frames that it got.
+    pub fn leaves_after(mut self, frames: usize) -> Self {
+        self.leaves_after = Some(frames);
+        self
+    }
+
     /// Connects, in an exchange of its own.
     ///
     /// # Panics
@@ -203,7 +240,11 @@ impl Upgrade {
             });
             state.exchange.frames = frames.collect();
             if let Some(at) = self.leaves {
-                state.exchange.closed = Some((now_ms + millis64(at), raw::mailbox::Reason::PeerGone));
+                state.exchange.peer_goes(now_ms + millis64(at));
+            }
+            state.exchange.frames_left = self.leaves_after;
+            if self.leaves_after == Some(0) {
+                state.exchange.peer_goes(now_ms);
             }
         });
         let outcome = component::serve(adapter, self.raw);
@@ -214,13 +255,30 @@ impl Upgrade {
                     raw::types::Frame::Text(text) => Frame::Text(text),
                     raw::types::Frame::Binary(bytes) => Frame::Binary(bytes),
                 });
+            // What the plugin leaves open the host closes.
+            let draining = raw::mailbox::Reason::Draining;
+            let closed_by_host = match state.exchange.closed {
+                Some((_, reason)) if reason == draining && state.exchange.closed_told => {
+                    Some((1012, "service restart".to_owned()))
+                }
+                _ => outcome.is_err().then(|| (1011, "internal error".to_owned())),
+            };
             Served {
                 frames: frames.collect(),
-                closed: state.exchange.close_code.take(),
+                closed: state.exchange.close_code.take().or(closed_by_host),
                 error: outcome.err(),
             }
         })
     }
+}
+
+/// As a piece of a query.
+fn encode(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 /// Finds the route, as the host would before it calls the plugin.
@@ -278,16 +336,45 @@ impl<'a, A: Filter> FilterRun<'a, A> {
         }
     }
 
-    /// What it makes of one event.
+    /// What it makes of one event, as the gateway passes it on: without the `raw` of what it changed.
+    ///
+    /// # Panics
+    /// If the gateway would not take that.
     pub fn apply(&mut self, kind: &str, data: &Value) -> Vec<Draft> {
-        let event = wit::Draft { kind: kind.to_owned(), data: data.to_string() };
+        let given = Draft { kind: kind.to_owned(), data: data.to_string() };
+        let event = wit::Draft { kind: given.kind.clone(), data: given.data.clone() };
         let step = component::apply(self.adapter, "task_1", std::mem::take(&mut self.state), event);
         self.state = step.state;
-        step.events.into_iter().map(|event| Draft { kind: event.kind, data: event.data }).collect()
+        let made = step.events.into_iter().map(|event| Draft { kind: event.kind, data: event.data });
+        let mut made: Vec<_> = made.collect();
+        lawful(kind, &made);
+        for event in made.iter_mut().filter(|event| **event != given) {
+            let data: Result<Map<String, Value>, _> = serde_json::from_str(&event.data);
+            let mut data = data.unwrap_or_else(|_| panic!("no JSON object: {event:?}"));
+            if data.remove("raw").is_some() {
+                event.data = Value::Object(data).to_string();
+            }
+        }
+        made
     }
 
     /// What it makes of a task's events, all in all.
     pub fn run(mut self, events: &[(&str, Value)]) -> Vec<Draft> {
         events.iter().flat_map(|(kind, data)| self.apply(kind, data)).collect()
     }
+}
+
+/// The contract's rules for what becomes of an event.
+fn lawful(kind: &str, made: &[Draft]) {
+    let terminal = |kind: &str| matches!(kind, "completed" | "failed" | "cancelled");
+    let mut before = made;
+    if terminal(kind) {
+        let (last, others) =
+            made.split_last().unwrap_or_else(|| panic!("`{kind}` was dropped: it is terminal"));
+        let fits = last.kind == kind || (kind == "completed" && last.kind == "failed");
+        assert!(fits, "`{kind}` has to stay the last: {made:?}");
+        before = others;
+    }
+    assert!(!before.iter().any(|event| terminal(&event.kind)), "a terminal event too many: {made:?}");
+    assert!(!made.iter().any(|event| event.kind == "started"), "`started` is the gateway's own: {made:?}");
 }

@@ -166,27 +166,45 @@ pub(crate) mod responder {
 
 pub(crate) mod connection {
     use super::*;
+    use crate::bounds::{CLOSE_REASON, is_close_code};
     use raw::types::Frame;
 
     pub(crate) fn send(frame: &Frame) -> bool {
         import(|state| {
             let gone = state.exchange.close_code.is_some()
+                || state.exchange.frames_left == Some(0)
                 || state.exchange.closed.is_some_and(|(at_ms, reason)| {
                     (at_ms < state.now_ms || state.exchange.closed_told)
                         && reason == raw::mailbox::Reason::PeerGone
                 });
             if !gone {
                 state.exchange.frames_sent.push(frame.clone());
+                if let Some(left) = &mut state.exchange.frames_left {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        state.exchange.peer_goes(state.now_ms);
+                    }
+                }
             }
             !gone
         })
     }
 
-    pub(crate) fn close(code: u16, reason: &str) {
+    pub(crate) fn close(code: u16, reason: &str) -> Result<(), String> {
         import(|state| {
+            if !is_close_code(code) {
+                return Err(format!("code: {code} is none that may be sent"));
+            }
+            if reason.len() > CLOSE_REASON {
+                return Err(format!("reason: has {} bytes", reason.len()));
+            }
             let close = &mut state.exchange.close_code;
-            close.get_or_insert_with(|| (code, reason.to_owned()));
-        });
+            if close.is_some() {
+                return Err("the connection was closed already".to_owned());
+            }
+            *close = Some((code, reason.to_owned()));
+            Ok(())
+        })
     }
 }
 

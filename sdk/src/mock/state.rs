@@ -80,10 +80,19 @@ pub(super) struct Exchange {
     pub(super) ended_cleanly: bool,
     pub(super) writes_left: Option<usize>,
     pub(super) frames_sent: Vec<raw::types::Frame>,
+    /// Frames that the peer takes before it goes away.
+    pub(super) frames_left: Option<usize>,
     pub(super) close_code: Option<(u16, String)>,
 }
 
 impl Exchange {
+    /// The WebSocket's peer goes away, if it has not gone before.
+    pub(super) fn peer_goes(&mut self, at_ms: u64) {
+        if self.closed.is_none_or(|(before_ms, _)| at_ms < before_ms) {
+            self.closed = Some((at_ms, raw::mailbox::Reason::PeerGone));
+        }
+    }
+
     /// How many tasks and sessions are followed.
     pub(super) fn followed(&self) -> usize {
         self.follows.iter().filter(|follow| !follow.of_session).count() + self.sessions.len()

@@ -1,7 +1,7 @@
 //! The contract's `tasks`: what is submitted is recorded, scripted, and followed.
 
 use super::{
-    agent::{Script, Submission},
+    agent::{Script, Submission, schedule},
     state::{Follow, State, count_import, import, with},
 };
 use crate::task::{Moment, SubmitError};
@@ -80,6 +80,7 @@ fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
             session: task.session.clone().unwrap_or_else(|| format!("session_{number}")).into(),
             agent: task.agent.clone(),
             input,
+            document: task.input.clone(),
             deliver,
             idempotency_key: task.idempotency_key.clone(),
         };
@@ -91,6 +92,7 @@ fn submit_now(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
         state.script = state.script.take().or(script);
         let (id, session) = (submission.task.to_string(), submission.session.to_string());
         state.tasks.insert(id.clone(), said.into_log(&id, &session, now_ms));
+        schedule(state, &session);
         if state.exchange.sessions.contains(&session) {
             state.exchange.follows.push(Follow { task: id.clone(), next: 0, of_session: true, ended: false });
         }
@@ -160,7 +162,13 @@ pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), E
 }
 
 pub(crate) fn cancel(task: &str) -> Result<bool, Error> {
-    lookup(|state| Ok(state.tasks.get_mut(task).is_some_and(|log| log.cancel(task, state.now_ms))))
+    lookup(|state| {
+        let now_ms = state.now_ms;
+        let Some(log) = state.tasks.get_mut(task) else { return Ok(false) };
+        let (cancelled, session) = (log.cancel(task, now_ms), log.session.clone());
+        schedule(state, &session);
+        Ok(cancelled)
+    })
 }
 
 fn check_session(session: &str) -> Result<(), Error> {
@@ -175,7 +183,9 @@ pub(crate) fn cancel_session(session: &str) -> Result<u32, Error> {
     lookup(|state| {
         check_session(session)?;
         let turns = state.tasks.iter_mut().filter(|(_, log)| log.session == session);
-        Ok(turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum())
+        let cancelled = turns.map(|(task, log)| u32::from(log.cancel(task, state.now_ms))).sum();
+        schedule(state, session);
+        Ok(cancelled)
     })
 }
 

@@ -48,9 +48,10 @@ impl Workshop {
         }
         let gateway = plugway_tests::plugway();
         let built = tempfile::tempdir()?;
-        let source = plugway_tests::workspace().join("tests/plugins/bench");
+        let sources = plugway_tests::workspace().join("tests/plugins");
         let mut command = Command::new(&gateway);
-        command.args(["plugin", "build"]).arg(source).arg("--out").arg(built.path()).stdout(Stdio::null());
+        command.args(["plugin", "build"]).arg(sources.join(BENCH)).arg(sources.join(SIEVE));
+        command.arg("--out").arg(built.path()).stdout(Stdio::null());
         run(&mut command)?;
         Ok(Self { effort, gateway, built })
     }
@@ -82,6 +83,11 @@ impl Workshop {
         self.built.path().join("bench.wasm")
     }
 
+    /// A filter that passes everything, unless its configuration says otherwise.
+    pub(crate) fn filter(&self) -> PathBuf {
+        self.built.path().join("sieve.wasm")
+    }
+
     /// The native server.
     pub(crate) fn native(&self) -> anyhow::Result<Server> {
         let mut command = Command::new(env::current_exe()?);
@@ -108,6 +114,9 @@ impl Workshop {
 
 /// Name that the plugin is installed by where it is there once.
 pub(crate) const BENCH: &str = "bench";
+
+/// Name of the filter's source.
+const SIEVE: &str = "sieve";
 
 /// What a gateway keeps between two starts.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::{COMPLETION, Failure};
 use crate::domain::AgentEvent;
 
 /// Calls that one answer may hold.
@@ -107,7 +107,8 @@ impl Answer {
     /// # Errors
     /// The frame is an error, can't be read, or makes the answer too large.
     pub(super) fn frame(&mut self, data: &str) -> Result<Vec<AgentEvent>, Failure> {
-        let frame: Frame = serde_json::from_str(data).map_err(|error| Failure::malformed(&error))?;
+        let frame: Frame =
+            serde_json::from_str(data).map_err(|error| Failure::malformed(COMPLETION, &error))?;
         if let Some(error) = &frame.error {
             return Err(Failure::reported(error));
         }
@@ -210,6 +211,7 @@ impl Answer {
                 parameters: serde_json::from_str(&arguments).unwrap_or_default(),
                 arguments,
                 executor: "client",
+                requires_approval: false,
             });
         }
         let mut finish_reason = self.finish_reason.unwrap_or_else(|| "stop".to_owned());

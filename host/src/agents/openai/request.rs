@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::Turn;
+use super::super::{Turn, attachment};
 use super::conversation;
 use crate::domain::{HistoryMessage, Message, TaskInput, ToolResult};
 
@@ -148,7 +148,7 @@ fn user_message(message: &Message) -> Option<Value> {
         (_, Some(text)) => vec![json!({"type": "text", "text": text})],
         (_, None) => Vec::new(),
     };
-    parts.extend(attachments.iter().map(attachment));
+    parts.extend(attachments.iter().map(attachment::part));
     let texts: Option<Vec<&str>> =
         parts.iter().map(|part| (part["type"] == "text").then(|| part["text"].as_str()).flatten()).collect();
     match texts {
@@ -157,27 +157,6 @@ fn user_message(message: &Message) -> Option<Value> {
         Some(texts) => Some(json!({"role": "user", "content": texts.join("\n")})),
         None => Some(json!({"role": "user", "content": parts})),
     }
-}
-
-/// A picture that the server can fetch is shown to it; of anything else it is told that it is there.
-fn attachment(attachment: &Value) -> Value {
-    let first = |names: &[&str]| names.iter().find_map(|name| attachment.get(name).and_then(Value::as_str));
-    let media_type = first(&["mime_type", "media_type", "content_type"]);
-    let url = first(&["url", "file_url"]).or(attachment.as_str());
-    let is_picture = media_type.is_some_and(|media_type| media_type.starts_with("image/"))
-        || matches!(first(&["type", "kind"]), Some("image" | "photo"));
-    let fetchable =
-        |url: &&str| ["https://", "http://", "data:image/"].iter().any(|scheme| url.starts_with(scheme));
-    if let Some(url) = url.filter(fetchable).filter(|_| is_picture) {
-        return json!({"type": "image_url", "image_url": {"url": url}});
-    }
-    let mut words = vec![first(&["name", "file_name", "filename", "title"]).unwrap_or("unnamed").to_owned()];
-    words.extend(first(&["type", "kind"]).map(str::to_owned));
-    words.extend(media_type.map(str::to_owned));
-    let size = ["size", "file_size"].iter().find_map(|name| attachment.get(name).and_then(Value::as_u64));
-    words.extend(size.map(|size| format!("{size} bytes")));
-    words.extend(url.filter(|url| url.len() <= 2048).map(str::to_owned));
-    json!({"type": "text", "text": format!("[attachment: {}]", words.join(", "))})
 }
 
 #[cfg(test)]

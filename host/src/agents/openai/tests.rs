@@ -31,7 +31,7 @@ async fn run(agent: &OpenAi) -> Vec<(String, Value)> {
         AgentSignal::Event(event) => {
             Some((event.kind().to_string(), serde_json::from_str(&event.data()).unwrap()))
         }
-        AgentSignal::Alive => None,
+        AgentSignal::Framed(..) | AgentSignal::Alive => None,
     };
     signals.iter().filter_map(event).collect()
 }
@@ -113,7 +113,7 @@ async fn each_piece_of_a_call_is_a_sign_of_life_and_a_comment_is_none() {
     let signals: Vec<AgentSignal> = agent(&server.origin(), json!({})).run(turn()).collect().await;
     let kinds = signals.iter().map(|signal| match signal {
         AgentSignal::Alive => "alive".to_owned(),
-        AgentSignal::Event(event) => event.kind().to_string(),
+        AgentSignal::Event(event) | AgentSignal::Framed(event, _) => event.kind().to_string(),
     });
     assert_eq!(kinds.collect::<Vec<_>>(), ["alive", "alive", "alive", "alive", "tool_started", "completed"]);
 }

@@ -243,7 +243,14 @@ impl Answer {
                 self.calls.push((call_id.clone(), tool_name.clone()));
                 let parameters = data.get("parameters").cloned().unwrap_or_else(|| json!({}));
                 let arguments = parameters.to_string();
-                vec![AgentEvent::ToolStarted { call_id, tool_name, parameters, arguments, executor: "agent" }]
+                vec![AgentEvent::ToolStarted {
+                    call_id,
+                    tool_name,
+                    parameters,
+                    arguments,
+                    executor: "agent",
+                    requires_approval: false,
+                }]
             }
             "tool_result" => {
                 let tool_name = text(&["tool_name"]);

@@ -50,7 +50,7 @@ async fn next_command(pipeline: &mut PubSub) -> Value {
 async fn events(stream: AgentStream) -> Vec<AgentEvent> {
     let events = stream.filter_map(async |signal| match signal {
         AgentSignal::Event(event) => Some(event),
-        AgentSignal::Alive => None,
+        AgentSignal::Framed(..) | AgentSignal::Alive => None,
     });
     tokio::time::timeout(DEADLINE, events.collect()).await.expect("it ends")
 }

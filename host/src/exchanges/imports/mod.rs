@@ -1,6 +1,7 @@
 //! The contract's imports, one file an interface.
 
 mod agents;
+mod connection;
 mod host;
 mod http_client;
 mod kv;

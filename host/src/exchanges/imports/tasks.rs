@@ -93,6 +93,7 @@ impl tasks::Host for Exchange {
                 duplicate: submitted.duplicate,
             }),
             Err(SubmitError::UnknownAgent(name)) => Err(tasks::SubmitError::UnknownAgent(name)),
+            Err(SubmitError::Refused(why)) => Err(tasks::SubmitError::Refused(why)),
             Err(SubmitError::Busy { retry_after }) => Err(tasks::SubmitError::Busy(millis(retry_after))),
             Err(SubmitError::Unavailable(why)) => Err(tasks::SubmitError::Unavailable(why)),
             Err(other) => Err(tasks::SubmitError::Invalid(other.to_string())),

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::super::handover::Connection;
 use super::super::heartbeat::{Heartbeat, heartbeats};
+use super::super::server::Place;
 use super::super::sse::Source;
 use super::super::wire::Bounds;
 use super::super::writer;
@@ -130,8 +131,7 @@ impl Counter {
         // So that who reads late is not saved by the kernel.
         socket2::SockRef::from(&socket).set_send_buffer_size(4 << 10).unwrap();
         socket2::SockRef::from(&client).set_recv_buffer_size(4 << 10).unwrap();
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let connection = Connection { socket, chunked: false, permit };
+        let connection = Connection { socket, chunked: false, place: Place::alone() };
         let bounds = Bounds { write_timeout: DEADLINE, received: 1 << 10 };
         let whispers = self.whispers.subscribe();
         let heard = *whispers.borrow();

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Config, Lookup, Maintenance, RunnableAgent, Worker, maintain, run};
 use crate::agents::{Agent, AgentSignal, AgentStream, Turn};
 use crate::domain::{AgentEvent, Clock, ErrorType, Event, Kind, Position, TaskId, TaskRecord, TaskState};
+use crate::filters::Filters;
 use crate::hub::{Hub, Step};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{EventLog, Retention, Store, TaskQueue};
@@ -121,7 +122,8 @@ impl Gateway {
         let info =
             |name: &str| AgentInfo { name: name.into(), summary: String::new(), default: name == "scripted" };
         let agents = vec![info("scripted"), info("gone")];
-        let tasks = Tasks::new(store.clone(), hub.clone(), agents, Default::default());
+        let filters = Filters::none();
+        let tasks = Tasks::new(store.clone(), hub.clone(), agents, filters.clone(), Default::default());
         let mut config = Config::default();
         let mut runnable = RunnableAgent {
             agent: Arc::new(Scripted(agent)),
@@ -136,6 +138,7 @@ impl Gateway {
             hub: hub.clone(),
             tasks: tasks.clone(),
             agents,
+            filters,
             config,
             clock: clock.clone(),
         };

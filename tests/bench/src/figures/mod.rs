@@ -2,6 +2,7 @@
 
 mod accepts;
 mod events;
+mod filters;
 mod held;
 mod reload;
 mod requests;
@@ -22,6 +23,8 @@ pub(crate) enum Figure {
     Requests,
     /// Events rendered by an exchange.
     Events,
+    /// Events through filters.
+    Filters,
     /// Latency while exchanges of another plugin compute without end.
     Spinning,
     /// Tasks accepted durably.
@@ -39,9 +42,10 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Requests,
         Self::Events,
+        Self::Filters,
         Self::Spinning,
         Self::Accepts,
         Self::AcceptsRedis,
@@ -55,6 +59,7 @@ impl Figure {
         match self {
             Self::Requests => "requests through a plugin",
             Self::Events => "events rendered by an exchange",
+            Self::Filters => "events through filters",
             Self::Spinning => "latency while exchanges spin",
             Self::Accepts => "durable accepts",
             Self::AcceptsRedis => "durable accepts by the stores",
@@ -69,6 +74,7 @@ impl Figure {
         match self {
             Self::Requests => requests::measure(workshop).await,
             Self::Events => events::measure(workshop).await,
+            Self::Filters => filters::measure(workshop).await,
             Self::Spinning => spinning::measure(workshop).await,
             Self::Accepts => accepts::measure(workshop).await,
             Self::AcceptsRedis => stores::measure(workshop).await,

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use plugway_sdk::prelude::*;
-use plugway_sdk::{host, http, info, kv, mailbox, pacing};
+use plugway_sdk::{Draft, host, http, info, kv, mailbox, pacing};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -138,8 +138,18 @@ fn fill_kv(reply: Reply) -> Result<()> {
     Ok(())
 }
 
+impl Filter for Hostile {
+    fn apply(&self, _task: &str, _state: &mut Vec<u8>, event: Draft) -> Vec<Draft> {
+        if event.data.contains("ask kv") {
+            // As a filter it has none.
+            black_box(kv::get("x").is_ok());
+        }
+        vec![event]
+    }
+}
+
 plugway_sdk::export!(
-    Hostile: http,
+    Hostile: http + filter,
     routes = ["GET /hostile/{deed}" by plugin],
     origins = ["http://never.granted.example"],
     secrets = ["own", "theirs"]

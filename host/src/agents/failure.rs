@@ -1,4 +1,4 @@
-//! How a try fails: what is told, and whether another try makes sense.
+//! How asking a server fails: what is told, and whether another try makes sense.
 
 use std::time::Duration;
 
@@ -55,9 +55,9 @@ impl Failure {
         Self { retry: false, ..Self::new(ErrorType::AgentSilent, error) }
     }
 
-    /// A frame that is no frame of a chat completion.
-    pub(super) fn malformed(error: &dyn std::fmt::Display) -> Self {
-        let error = format!("the agent sent something that is no chat completion: {error}");
+    /// A frame that is none of what the answer is made of, as "chat completion".
+    pub(super) fn malformed(expected: &str, error: &dyn std::fmt::Display) -> Self {
+        let error = format!("the agent sent something that is no {expected}: {error}");
         Self { retry: false, ..Self::new(ErrorType::AgentError, cut_to(&error)) }
     }
 

@@ -1,0 +1,253 @@
+//! WebSocket connections of plugins: the upgrade, messages both ways, pings, and an orderly end.
+//!
+//! Invariant: a client that does not read makes the plugin wait and nobody else, one that sends faster than the plugin takes
+//! waits itself; neither is held in memory beyond `websocket.buffer`.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use bytesize::ByteSize;
+use futures::{SinkExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as SocketError};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+use super::error::ApiError;
+use super::server::Place;
+use crate::exchanges::{Answers, Frames, SocketFrame, SocketPeer, ToPeer};
+
+/// What is read at once. Each connection holds so much.
+const READ: usize = 4 << 10;
+/// Frames that wait go out together up to this size.
+const WRITE: usize = 32 << 10;
+
+/// `[websocket]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocketLimits {
+    /// Time between two pings.
+    #[serde(with = "humantime_serde")]
+    pub ping: Duration,
+    /// Longest time without any sign of life of the client.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Largest message of a client.
+    pub message: ByteSize,
+    /// Messages that may wait, in each direction.
+    pub buffer: ByteSize,
+    /// How long a client gets to answer a close.
+    #[serde(with = "humantime_serde")]
+    pub close_timeout: Duration,
+}
+
+impl WebSocketLimits {
+    /// What no type can say.
+    ///
+    /// # Errors
+    /// The key that is wrong, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        for (key, time) in
+            [("ping", self.ping), ("idle_timeout", self.idle_timeout), ("close_timeout", self.close_timeout)]
+        {
+            if time.is_zero() {
+                return Err((key, "must be longer than nothing".into()));
+            }
+        }
+        if self.idle_timeout <= self.ping {
+            let ping = humantime::format_duration(self.ping);
+            return Err(("idle_timeout", format!("must be longer than the time between pings, {ping}")));
+        }
+        for (key, size) in [("message", self.message), ("buffer", self.buffer)] {
+            if size.as_u64() == 0 || size.as_u64() > u32::MAX.into() {
+                return Err((key, "must be from 1B to 4GiB".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// [`WebSocketLimits::buffer`] in bytes.
+    pub(super) fn room(&self) -> usize {
+        usize::try_from(self.buffer.as_u64()).unwrap_or(usize::MAX)
+    }
+}
+
+/// A request that asks for a WebSocket, and may have one.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    accept: HeaderValue,
+    on_upgrade: OnUpgrade,
+}
+
+impl Upgrade {
+    /// Reads a request's head.
+    ///
+    /// # Errors
+    /// 426 if it asks for no WebSocket, 400 for one of another kind.
+    pub(super) fn read(parts: &mut http::request::Parts) -> Result<Self, ApiError> {
+        let headers = &parts.headers;
+        if !(has_word(headers, header::CONNECTION, "upgrade")
+            && has_word(headers, header::UPGRADE, "websocket"))
+        {
+            return Err(ApiError::upgrade_required());
+        }
+        if parts.version < Version::HTTP_11 {
+            return Err(ApiError::bad_request("version", "a WebSocket needs HTTP/1.1"));
+        }
+        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return Err(ApiError::bad_request("sec-websocket-version", "sec-websocket-version: must be 13"));
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY);
+        let key =
+            key.ok_or_else(|| ApiError::bad_request("sec-websocket-key", "sec-websocket-key: is missing"))?;
+        let accept =
+            HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| ApiError::internal())?;
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(ApiError::upgrade_required)?;
+        Ok(Self { accept, on_upgrade })
+    }
+
+    /// Accepts it. `begin` is called with nothing but the certainty that the connection is open.
+    pub(super) fn accept(
+        self,
+        limits: WebSocketLimits,
+        place: Option<Place>,
+        begin: impl FnOnce() -> SocketPeer + Send + 'static,
+    ) -> Response {
+        tokio::spawn(async move {
+            let _place = place;
+            match self.on_upgrade.await {
+                Ok(upgraded) => serve(upgraded, begin(), &limits).await,
+                Err(error) => tracing::debug!(%error, "a connection ended before it was a WebSocket"),
+            }
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept);
+        response
+    }
+}
+
+fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|found| found.trim().eq_ignore_ascii_case(word)))
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Serves an open connection to its end.
+async fn serve(upgraded: Upgraded, mut peer: SocketPeer, limits: &WebSocketLimits) {
+    let message = usize::try_from(limits.message.as_u64()).unwrap_or(usize::MAX);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ)
+        .write_buffer_size(WRITE)
+        .max_message_size(Some(message))
+        .max_frame_size(Some(message));
+    let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let (mut sink, mut stream) = socket.split();
+    let (frames, answers) = peer.split();
+    let close = tokio::select! {
+        close = receive(&mut stream, &frames, limits.idle_timeout) => close,
+        close = send(&mut sink, answers, limits.ping) => close,
+    };
+    // The guest is told that nobody listens any more, while the rest of the courtesies are exchanged.
+    drop(peer);
+    let Some((code, reason)) = close else { return };
+    let courtesies = async {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        sink.send(Message::Close(Some(frame))).await?;
+        while let Some(message) = stream.next().await {
+            message?;
+        }
+        Ok::<_, SocketError>(())
+    };
+    // A client that does not answer, or has gone, is left.
+    let _ = timeout(limits.close_timeout, courtesies).await;
+}
+
+/// How a connection is to be closed from here; none: it is over.
+type Close = Option<(u16, String)>;
+
+/// Hands the client's messages on, until it closes, goes, or breaks the rules.
+async fn receive(
+    stream: &mut futures::stream::SplitStream<Socket>,
+    frames: &Frames<'_>,
+    idle_timeout: Duration,
+) -> Close {
+    loop {
+        let frame = match timeout(idle_timeout, stream.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => SocketFrame::Text(text.as_str().to_owned()),
+            Ok(Some(Ok(Message::Binary(bytes)))) => SocketFrame::Binary(bytes),
+            // Pings are answered, and closes too, by the library.
+            Ok(Some(Ok(_))) => continue,
+            Ok(Some(Err(error))) => return fault(&error),
+            Ok(None) => return None,
+            Err(_) => {
+                metrics::counter!("plugway_sockets_idle_total").increment(1);
+                return None;
+            }
+        };
+        if !frames.send(frame).await {
+            // The guest has ended: what it said last is on its way to the client.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What a client did wrong, in the words of RFC 6455; none: it has gone.
+fn fault(error: &SocketError) -> Close {
+    match error {
+        SocketError::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
+            Some((1009, format!("a message has more than {max_size} bytes")))
+        }
+        SocketError::Capacity(_) => Some((1009, "a message is too long".into())),
+        SocketError::Utf8(_) => Some((1007, "a text is not UTF-8".into())),
+        SocketError::Protocol(problem) => Some((1002, problem.to_string().chars().take(100).collect())),
+        _ => None,
+    }
+}
+
+/// Sends what the guest says, and pings in between, until either side has ended.
+async fn send(
+    sink: &mut futures::stream::SplitSink<Socket, Message>,
+    mut answers: Answers<'_>,
+    ping: Duration,
+) -> Close {
+    let mut pings = interval_at(Instant::now() + ping, ping);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut next = tokio::select! {
+            next = answers.next() => Some(next.unwrap_or_else(|| ToPeer::Close(1011, "internal error".into()))),
+            _ = pings.tick() => {
+                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return None;
+                }
+                continue;
+            }
+        };
+        // What waits goes out together; the library writes whenever it has enough.
+        while let Some(answer) = next {
+            let fed = match answer {
+                ToPeer::Frame(SocketFrame::Text(text)) => sink.feed(Message::Text(text.into())).await,
+                ToPeer::Frame(SocketFrame::Binary(bytes)) => sink.feed(Message::Binary(bytes)).await,
+                ToPeer::Close(code, reason) => return sink.flush().await.is_ok().then_some((code, reason)),
+            };
+            if fed.is_err() {
+                return None;
+            }
+            next = answers.ready();
+        }
+        if sink.flush().await.is_err() {
+            return None;
+        }
+    }
+}
