@@ -188,7 +188,7 @@ fn faulty(policy: &str) -> Builder {
             .set(&format!("agents.{fault}.filters"), vec![fault]);
     }
     // All of them are there from the start.
-    builder.set("workers.count", 8).set("engine.first_load", "60s")
+    builder.set("workers.count", 8)
 }
 
 async fn run(gateway: &Gateway, agent: &str, text: &str) -> (Value, Vec<Event>) {

@@ -247,7 +247,7 @@ impl Run {
             Caller::Connection(outlet) => (None, Some(outlet), None),
             Caller::Outbox(task) => (None, None, Some(task)),
         };
-        let sandbox = Sandbox::new(engine, plugin.settings.clone(), plugin.memory.clone(), id.clone());
+        let sandbox = Sandbox::new(plugin.settings.clone(), plugin.memory.clone(), id.clone());
         let live = Live {
             services,
             plugin: plugin.clone(),

@@ -18,7 +18,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// Largest `reserve`, in percent.
 const MOST_RESERVED: u32 = 90;
 /// Ticks without a guest before the ticker sleeps: waking it costs more than a tick, so it is not done per request.
-const LINGER: u32 = 100;
+const LINGER: u32 = 20;
 /// Stack that a guest's own calls may use; deeper recursion traps.
 const GUEST_STACK: usize = 512 << 10;
 /// Core modules a component may be made of. Rust's have three: the module, the shim and its fix-up.
@@ -146,14 +146,18 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             n => n,
         };
+        // Every thread of guests runs until it first has nothing to do.
+        let running = Arc::new(AtomicUsize::new(threads));
+        let ticker = spawn_ticker(&engine, &running).map_err(EngineError::Threads)?;
+        let (parked, unparked, woken) = (running.clone(), running.clone(), ticker.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("plugway-guest")
+            .on_thread_park(move || drop(Running(parked.clone())))
+            .on_thread_unpark(move || begin(&unparked, &woken))
             .enable_all()
             .build()
             .map_err(EngineError::Threads)?;
-        let running = Arc::new(AtomicUsize::new(0));
-        let ticker = spawn_ticker(&engine, &running).map_err(EngineError::Threads)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 engine,
@@ -194,23 +198,28 @@ impl Engine {
         self.inner.largest_memory
     }
 
-    /// The runtime that guests run on.
+    /// The runtime that guests run on: its threads keep the ticker going while they have anything to do.
     pub fn guests(&self) -> &tokio::runtime::Handle {
         &self.inner.guests
     }
 
-    /// Keeps the ticker going while the returned guard lives. Held by whoever has a store that may run.
-    pub fn running(&self) -> Running {
-        if self.inner.running.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.inner.ticker.unpark();
-        }
+    /// Keeps the ticker going while the returned guard lives. Held by whoever calls a guest on another runtime than
+    /// [`Engine::guests`].
+    pub(super) fn running(&self) -> Running {
+        begin(&self.inner.running, &self.inner.ticker);
         Running(self.inner.running.clone())
+    }
+}
+
+fn begin(running: &AtomicUsize, ticker: &Thread) {
+    if running.fetch_add(1, Ordering::AcqRel) == 0 {
+        ticker.unpark();
     }
 }
 
 /// Says that a guest may run.
 #[derive(Debug)]
-pub struct Running(Arc<AtomicUsize>);
+pub(super) struct Running(Arc<AtomicUsize>);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -28,7 +28,7 @@ pub use artefacts::ArtefactCache;
 pub use catalogue::{Action, ActionError, Catalogue, Entry, InUse, Snapshot};
 pub use compiler::{COMPILE, Compiler, compile_component};
 pub use config::{Limits, LimitsOverride, PluginConfig, Policy};
-pub use engine::{Engine, EngineConfig, EngineError, Running};
+pub use engine::{Engine, EngineConfig, EngineError};
 pub use failure::{FailureKind, HostFault, classify, describe, shorten};
 pub use filter::{Absent, Admission, Draft, Filter, FilterDirectory, FilterFault, Step};
 pub use generation::{CONTRACT, Checked, Content, Generation, Loader, Role};

@@ -10,7 +10,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::{Engine, Running, TICK};
+use super::engine::{Engine, TICK};
 use super::generation::Role;
 use super::log::GuestLog;
 use super::settings::PluginSettings;
@@ -62,8 +62,6 @@ pub struct Sandbox {
     limiter: Limiter,
     ticks: u64,
     max_ticks: u64,
-    /// None where whoever calls the guest says that it runs.
-    running: Option<Running>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -74,12 +72,7 @@ impl std::fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// A sandbox with the plugin's limits, whose standard output and error go to its log, named by the exchange.
-    pub fn new(
-        engine: &Engine,
-        settings: Arc<PluginSettings>,
-        memory: Arc<AtomicU64>,
-        exchange: Arc<str>,
-    ) -> Self {
+    pub fn new(settings: Arc<PluginSettings>, memory: Arc<AtomicU64>, exchange: Arc<str>) -> Self {
         let limits = &settings.limits;
         let log = GuestLog::new(settings.grant.clone(), settings.name.clone(), exchange, limits.log);
         let mut table = ResourceTable::new();
@@ -97,15 +90,8 @@ impl Sandbox {
             ticks: 0,
             max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos()))
                 .unwrap_or(u64::MAX),
-            running: Some(engine.running()),
             settings,
         }
-    }
-
-    /// The same for a guest that lives on between calls: whoever calls it says that it runs, with [`Engine::running`].
-    pub(super) fn at_rest(mut self) -> Self {
-        self.running = None;
-        self
     }
 
     /// Whether the operator granted this secret.

@@ -7,10 +7,14 @@
 mod client;
 mod figures;
 mod native;
+mod relay;
+mod runtime;
 mod workshop;
 
 #[path = "../../plugins/bench/src/dialogue.rs"]
 mod dialogue;
+
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -37,12 +41,19 @@ struct Arguments {
 enum Command {
     /// Serves the plain request without a gateway, to compare with, until standard input ends.
     Native,
+    /// Relays between WebSockets and an agent runtime without a gateway, to compare with, until standard input ends.
+    Relay {
+        /// Where the runtime listens.
+        runtime: SocketAddr,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Native) = arguments.command {
-        return native::serve();
+    match arguments.command {
+        Some(Command::Native) => return native::serve(),
+        Some(Command::Relay { runtime }) => return relay::serve(runtime),
+        None => {}
     }
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let mut figures = arguments.only;

@@ -51,6 +51,7 @@ impl Workshop {
         let sources = plugway_tests::workspace().join("tests/plugins");
         let mut command = Command::new(&gateway);
         command.args(["plugin", "build"]).arg(sources.join(BENCH)).arg(sources.join(SIEVE));
+        command.arg(plugway_tests::workspace().join("plugins/ide"));
         command.arg("--out").arg(built.path()).stdout(Stdio::null());
         run(&mut command)?;
         Ok(Self { effort, gateway, built })
@@ -86,6 +87,18 @@ impl Workshop {
     /// A filter that passes everything, unless its configuration says otherwise.
     pub(crate) fn filter(&self) -> PathBuf {
         self.built.path().join("sieve.wasm")
+    }
+
+    /// The bundled plugin for IDEs.
+    pub(crate) fn ide(&self) -> PathBuf {
+        self.built.path().join("ide.wasm")
+    }
+
+    /// The native relay before a runtime.
+    pub(crate) fn relay(&self, runtime: SocketAddr) -> anyhow::Result<Server> {
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("relay").arg(runtime.to_string());
+        Server::announced(command, &self.built.path().join("relay.log"))
     }
 
     /// The native server.

@@ -17,11 +17,12 @@ class Connections(Suite):
     async def test_all_connections_of_a_session_see_the_same(self):
         session = new_session()
         ides = [await self.connect(session) for _ in range(3)]
-        await ides[0].ask("from the first")
-        await ides[1].ask("from the second")
         expected = [*said("from the first"), DONE, *said("from the second"), DONE]
-        for ide in ides:
-            self.assertEqual(await ide.turn() + await ide.turn(), expected)
+        await ides[0].ask("from the first")
+        begun = [await ides[1].frame()]
+        await ides[1].ask("from the second")
+        for ide, seen in zip(ides, [[], begun, []]):
+            self.assertEqual(seen + await ide.turn() + await ide.turn(), expected)
 
     async def test_a_new_connection_sees_what_is_new_or_all_that_there_is(self):
         session = new_session()

@@ -276,7 +276,7 @@ impl FilterRole {
         exchange: &Arc<str>,
     ) -> wasmtime::Result<Instance> {
         let limits = &settings.limits;
-        let sandbox = Sandbox::new(&self.engine, settings.clone(), memory, exchange.clone()).at_rest();
+        let sandbox = Sandbox::new(settings.clone(), memory, exchange.clone());
         let _running = self.engine.running();
         let mut store = new_store(&self.engine, FilterGuest::new(sandbox));
         let most = limits.filter_bytes.as_u64().saturating_add(limits.filter_state.as_u64());

@@ -6,6 +6,7 @@ mod filters;
 mod held;
 mod reload;
 mod requests;
+mod sockets;
 mod spinning;
 mod start;
 mod stores;
@@ -37,12 +38,14 @@ pub(crate) enum Figure {
     Start,
     /// Memory of exchanges that hold a stream open.
     Held,
+    /// WebSockets through the plugin `ide`: frames relayed, memory, latency.
+    Sockets,
     /// An event through the hub, with few topics and with many.
     Topics,
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Requests,
         Self::Events,
         Self::Filters,
@@ -52,6 +55,7 @@ impl Figure {
         Self::Reload,
         Self::Start,
         Self::Held,
+        Self::Sockets,
         Self::Topics,
     ];
 
@@ -66,6 +70,7 @@ impl Figure {
             Self::Reload => "hot reload",
             Self::Start => "start and idle memory",
             Self::Held => "held exchanges",
+            Self::Sockets => "WebSockets",
             Self::Topics => "events of many topics",
         }
     }
@@ -81,6 +86,7 @@ impl Figure {
             Self::Reload => reload::measure(workshop).await,
             Self::Start => start::measure(workshop).await,
             Self::Held => held::measure(workshop).await,
+            Self::Sockets => sockets::measure(workshop).await,
             Self::Topics => topics::measure(workshop).await,
         }
     }
