@@ -1,6 +1,7 @@
 //! What an agent reported about a task, typed. Payloads are read leniently: what is missing or null is empty, and an
 //! event whose data does not fit its kind is handed on as `Unknown` rather than lost. A terminal event stays terminal, with
-//! what fits of it.
+//! what fits of it. A field that is a `Value` is null where it can't be read as one (nested deeper than 127, a number beyond
+//! 1e308) or holds more than [`MAX_VALUES`]: each costs an instance far more memory than it has bytes.
 
 use crate::{
     ids::{Cursor, SessionId, TaskId},
@@ -8,8 +9,11 @@ use crate::{
     sys::raw,
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::time::{Duration, SystemTime};
+
+/// Values that a field may hold to be read as a [`Value`], its own included. All of it is in [`Event::data`] anyhow.
+pub const MAX_VALUES: usize = 50_000;
 
 /// One event of a task.
 #[derive(Debug, Clone)]
@@ -259,8 +263,7 @@ impl EventKind {
             return Self::ResponseChunk(ResponseChunk { text });
         }
         let unknown = || Self::Unknown { kind: kind.to_owned(), data: data.to_owned() };
-        let Ok(Value::Object(fields)) = serde_json::from_str(data) else { return unknown() };
-        let mut fields = Fields { fields, fit: true };
+        let mut fields = Fields { data, fit: json::is_object(data) };
         let event = match kind {
             "response_chunk" => Self::ResponseChunk(ResponseChunk { text: fields.text("text") }),
             "started" => Self::Started(Started {
@@ -353,31 +356,36 @@ fn plain_text(data: &str) -> Option<String> {
     Some(text)
 }
 
-/// A payload's fields, taken one by one. By hand, since derived readers for every kind would make up a fifth of a small
-/// plugin's size.
-struct Fields {
-    fields: Map<String, Value>,
-    /// No field had another type than its place.
+/// A payload's fields, read one by one, and those that nobody asks for not at all: an agent's own frame may be large, or
+/// hold what can't be read. By hand, since derived readers for every kind would make up a fifth of a small plugin's size.
+struct Fields<'a> {
+    data: &'a str,
+    /// It is an object, and no field had another type than its place.
     fit: bool,
 }
 
-impl Fields {
-    fn value(&mut self, name: &str) -> Value {
-        self.fields.get_mut(name).map(Value::take).unwrap_or_default()
+impl<'a> Fields<'a> {
+    /// A field as it was written; null is none.
+    fn member(&self, name: &str) -> Option<&'a str> {
+        json::member(self.data, name).filter(|value| *value != "null")
     }
 
-    fn optional(&mut self, name: &str) -> Option<Value> {
-        self.fields.get_mut(name).map(Value::take).filter(|value| !value.is_null())
+    fn value(&self, name: &str) -> Value {
+        self.optional(name).unwrap_or_default()
+    }
+
+    fn optional(&self, name: &str) -> Option<Value> {
+        self.member(name)
+            .filter(|text| json::values(text) <= MAX_VALUES)
+            .and_then(|text| serde_json::from_str(text).ok())
     }
 
     fn text(&mut self, name: &str) -> String {
-        match self.value(name) {
-            Value::String(text) => text,
-            other => {
-                self.fit &= other.is_null();
-                String::new()
-            }
-        }
+        let Some(text) = self.member(name) else { return String::new() };
+        json::text(text).unwrap_or_else(|| {
+            self.fit = false;
+            String::new()
+        })
     }
 
     fn list(&mut self, name: &str) -> Vec<Value> {

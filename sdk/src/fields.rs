@@ -1,5 +1,6 @@
 //! An event's data by field, for filters: what is not touched keeps its bytes, and a chunk costs no tree of values.
 
+use crate::json;
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 
@@ -15,33 +16,24 @@ use std::borrow::Cow;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
-    /// Names and values as they stand in the text, the names with their quotes.
-    fields: Vec<(&'a str, Cow<'a, str>)>,
+    /// Names and values as they stand in the text, the names without their quotes.
+    fields: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 impl<'a> Fields<'a> {
     /// Takes an object apart. None if the text is no JSON object.
-    pub fn parse(json: &'a str) -> Option<Self> {
-        serde_json::from_str::<IgnoredAny>(json).ok()?;
-        let mut rest = json.trim_ascii().strip_prefix('{')?;
-        let mut fields = Vec::with_capacity(4);
-        loop {
-            rest = rest.trim_ascii_start();
-            if rest.starts_with('}') {
-                return Some(Self { fields });
-            }
-            rest = rest.strip_prefix(',').unwrap_or(rest).trim_ascii_start();
-            let (name, after) = rest.split_at_checked(value_end(rest))?;
-            let after = after.trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
-            let (value, after) = after.split_at_checked(value_end(after))?;
-            fields.push((name, Cow::Borrowed(value)));
-            rest = after;
-        }
+    pub fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str::<IgnoredAny>(text).ok()?;
+        text.trim_ascii_start().starts_with('{').then(|| {
+            let fields =
+                json::members(text).map(|member| (Cow::Borrowed(member.name), Cow::Borrowed(member.value)));
+            Self { fields: fields.collect() }
+        })
     }
 
     /// A field's value as JSON; of several with one name the last, as readers do.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.fields.iter().rev().find(|(field, _)| is(field, name)).map(|(_, value)| &**value)
+        self.fields.iter().rev().find(|(field, _)| json::is(field, name)).map(|(_, value)| &**value)
     }
 
     /// A field's value, if it is a text.
@@ -50,28 +42,31 @@ impl<'a> Fields<'a> {
     }
 
     /// Puts JSON in a field's place, or behind the others if there is no such field.
-    pub fn set(&mut self, name: &'a str, json: String) {
-        match self.fields.iter().rposition(|(field, _)| is(field, name)) {
+    pub fn set(&mut self, name: &str, json: String) {
+        match self.fields.iter().rposition(|(field, _)| json::is(field, name)) {
             Some(at) => self.fields[at].1 = Cow::Owned(json),
-            None => self.fields.push((name, Cow::Owned(json))),
+            None => {
+                let quoted = quote(name);
+                self.fields.push((Cow::Owned(quoted[1..quoted.len() - 1].to_owned()), Cow::Owned(json)));
+            }
         }
     }
 
     /// As [`Fields::set`], with a text.
-    pub fn set_text(&mut self, name: &'a str, text: &str) {
+    pub fn set_text(&mut self, name: &str, text: &str) {
         self.set(name, quote(text));
     }
 
     /// Takes a field out. Whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let before = self.fields.len();
-        self.fields.retain(|(field, _)| !is(field, name));
+        self.fields.retain(|(field, _)| !json::is(field, name));
         self.fields.len() != before
     }
 
     /// Names and values as JSON, in order. A name is without its quotes, but with its escapes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|(name, value)| (name.trim_matches('"'), &**value))
+        self.fields.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The object, in the order in which it came.
@@ -83,24 +78,14 @@ impl<'a> Fields<'a> {
             if at > 0 {
                 json.push(',');
             }
-            if name.starts_with('"') {
-                json.push_str(name);
-            } else {
-                json.push_str(&quote(name));
-            }
+            json.push('"');
+            json.push_str(name);
+            json.push('"');
             json.push(':');
             json.push_str(value);
         }
         json.push('}');
         json
-    }
-}
-
-/// Whether a name of the text, in quotes, is this one.
-fn is(field: &str, name: &str) -> bool {
-    match field.strip_prefix('"').and_then(|field| field.strip_suffix('"')) {
-        Some(plain) if !plain.contains('\\') => plain == name,
-        _ => field == name || unquote(field).is_some_and(|field| field == name),
     }
 }
 
@@ -110,48 +95,13 @@ fn quote(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// The text of a JSON string; borrowed where nothing in it is escaped.
-fn unquote(json: &str) -> Option<Cow<'_, str>> {
-    let plain = json.strip_prefix('"')?.strip_suffix('"')?;
+/// The text of a JSON string, with U+FFFD for half of a surrogate pair; borrowed where nothing in it is escaped.
+fn unquote(quoted: &str) -> Option<Cow<'_, str>> {
+    let plain = quoted.strip_prefix('"')?.strip_suffix('"')?;
     if plain.contains('\\') {
-        return serde_json::from_str(json).ok().map(Cow::Owned);
+        return json::text(quoted).map(Cow::Owned);
     }
     Some(Cow::Borrowed(plain))
-}
-
-/// Where the value ends that valid JSON begins with.
-fn value_end(json: &str) -> usize {
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
-    for (at, byte) in json.bytes().enumerate() {
-        if quoted {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => {
-                    quoted = false;
-                    if depth == 0 {
-                        return at + 1;
-                    }
-                }
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => quoted = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth > 0 => {
-                depth -= 1;
-                if depth == 0 {
-                    return at + 1;
-                }
-            }
-            b'}' | b']' | b',' if depth == 0 => return at,
-            b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return at,
-            _ => {}
-        }
-    }
-    json.len()
 }
 
 #[cfg(test)]
@@ -171,9 +121,15 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_none() {
-        for json in ["", "[]", "7", "{", r#"{"a":}"#, r#"{"a":1}x"#, r#"{"a":"\ud800"}"#] {
+        for json in ["", "[]", "7", "{", r#"{"a":}"#, r#"{"a":1}x"#] {
             assert!(Fields::parse(json).is_none_or(|fields| fields.text("a").is_none()), "{json}");
         }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_hides_no_text() {
+        let fields = Fields::parse(r#"{"a":"x\ud800"}"#).unwrap();
+        assert_eq!(fields.text("a").unwrap(), "x\u{FFFD}");
     }
 
     #[test]

@@ -99,8 +99,8 @@ pub mod bounds;
 
 pub use error::{Error, Result};
 pub use event::{
-    Approval, Cancelled, Completed, Event, EventKind, Executor, Failed, Progress, ResponseChunk, Started,
-    Thinking, ToolCompleted, ToolStarted,
+    Approval, Cancelled, Completed, Event, EventKind, Executor, Failed, MAX_VALUES, Progress, ResponseChunk,
+    Started, Thinking, ToolCompleted, ToolStarted,
 };
 pub use fields::Fields;
 pub use ids::{Cursor, SessionId, TaskId};

@@ -1,7 +1,7 @@
 //! Following tasks: order, gaps, restarts, ends, and the clock that goes with it.
 
 use plugway_sdk::{mock::Mock, mock::Script, prelude::*};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 fn names(events: Events) -> Vec<String> {
@@ -219,6 +219,17 @@ fn payloads_are_read_leniently_and_nothing_is_lost() {
         assert_eq!(chunk.text, text, "{data}");
     }
     assert!(matches!(kind("response_chunk", json!({"text": 7})), EventKind::Unknown { .. }));
+    // What nobody asks for may be what it will; what can't be read is null, and its event is not lost.
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let many = format!("[{}1]", "1,".repeat(60_000));
+    for odd in [r#""\ud83d""#, "1e999", deep.as_str(), many.as_str()] {
+        let data = format!(r#"{{"call_id":"c","arguments":"{{}}","parameters":{odd},"raw":{{"x":{odd}}}}}"#);
+        let EventKind::ToolStarted(tool) = EventKind::parse("tool_started", &data) else { panic!("{data}") };
+        assert_eq!((tool.call_id.as_str(), tool.parameters), ("c", Value::Null), "{data}");
+        let data = format!(r#"{{"error":"boom \ud83d","raw":{{"x":{odd}}}}}"#);
+        let EventKind::Failed(failed) = EventKind::parse("failed", &data) else { panic!("{data}") };
+        assert_eq!(failed.error, "boom \u{FFFD}");
+    }
     assert!(
         matches!(kind("failed", json!({"error": 7})), EventKind::Failed(_)),
         "a terminal event stays terminal"

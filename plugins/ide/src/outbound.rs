@@ -97,15 +97,11 @@ pub(crate) fn frames(event: &Event) -> Vec<String> {
             vec![tool_call(&approval.call_id, &asked.tool_name, &asked.parameters, true)]
         }
         EventKind::Completed(completed) => {
-            let text = Some(completed.text.as_str()).filter(|text| !text.is_empty());
-            let whole = text.map(|content| {
-                message(Frame { content: Some(content), is_final: Some(true), ..Frame::default() })
-            });
             let ended = done([
                 ("finish_reason", Value::from(completed.finish_reason.as_str())),
                 ("usage", completed.usage.clone()),
             ]);
-            whole.into_iter().chain([ended]).collect()
+            whole(event).into_iter().chain([ended]).collect()
         }
         EventKind::Failed(failed) => vec![error(&failure(failed))],
         EventKind::Cancelled(cancelled) => {
@@ -117,6 +113,13 @@ pub(crate) fn frames(event: &Event) -> Vec<String> {
         EventKind::Unknown { kind, data } if !CANONICAL.contains(&kind.as_str()) => vec![named(kind, data)],
         _ => Vec::new(),
     }
+}
+
+/// The message that closes an answer; none of an answer without a text.
+pub(crate) fn whole(event: &Event) -> Option<String> {
+    let EventKind::Completed(completed) = &event.kind else { return None };
+    let content = Some(completed.text.as_str()).filter(|text| !text.is_empty());
+    content.map(|_| message(Frame { content, is_final: Some(true), ..Frame::default() }))
 }
 
 /// An event of a kind that an agent has named itself: its data, with that name as type.

@@ -8,22 +8,60 @@ use std::fmt;
 pub(crate) enum Mark {
     /// The turn is over.
     Over,
-    /// The turn goes on, and has no frames yet.
-    Begun,
-    /// The turn goes on; its frames are the agent's own.
-    Own,
-    /// The turn goes on; some of its frames were made of events.
-    Made,
+    /// The turn goes on.
+    Amid(Said),
     /// The cursor is of the event before; of the next one's two frames this was the first.
     Between,
 }
 
-impl Mark {
-    const ALL: [(Self, &str); 5] =
-        [(Self::Over, ""), (Self::Begun, "~n"), (Self::Own, "~o"), (Self::Made, "~m"), (Self::Between, "~b")];
+/// What a turn has had of frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) frames: Frames,
+    /// The last message of the answer was closed, with `is_final`.
+    pub(crate) whole: bool,
+    /// The last frame was the agent's own `done`.
+    pub(crate) done: bool,
+}
 
-    fn suffix(self) -> &'static str {
-        Self::ALL.iter().find(|(mark, _)| *mark == self).map_or("", |(_, suffix)| suffix)
+/// Whose frames a turn consists of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Frames {
+    /// There are none.
+    #[default]
+    None,
+    /// All are the agent's own.
+    Own,
+    /// Some were made of events: the agent has none, or a filter has changed what it said.
+    Made,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = match self {
+            Self::Over => return Ok(()),
+            Self::Between => return out.write_str("~b"),
+            Self::Amid(said) => said,
+        };
+        out.write_str(match said.frames {
+            Frames::None => "~n",
+            Frames::Own => "~o",
+            Frames::Made => "~m",
+        })?;
+        out.write_str(if said.whole { "w" } else { "" })?;
+        out.write_str(if said.done { "d" } else { "" })
+    }
+}
+
+impl Mark {
+    /// Reads what [`Mark`] writes.
+    fn read(text: &str) -> Option<Self> {
+        let frames = [Frames::None, Frames::Own, Frames::Made];
+        let amid = frames.into_iter().flat_map(|frames| {
+            [(false, false), (true, false), (false, true), (true, true)]
+                .map(|(whole, done)| Self::Amid(Said { frames, whole, done }))
+        });
+        [Self::Over, Self::Between].into_iter().chain(amid).find(|mark| mark.to_string() == text)
     }
 }
 
@@ -37,7 +75,7 @@ pub(crate) struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}{}", self.cursor.as_ref().map_or("", Cursor::as_str), self.mark.suffix())
+        write!(out, "{}{}", self.cursor.as_ref().map_or("", Cursor::as_str), self.mark)
     }
 }
 
@@ -45,7 +83,7 @@ impl Place {
     /// Reads what a frame carried; the empty text is the session's start. None: nothing ever carried this.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let (cursor, suffix) = text.split_at(text.find('~').unwrap_or(text.len()));
-        let (mark, _) = Mark::ALL.into_iter().find(|(_, known)| *known == suffix)?;
+        let mark = Mark::read(suffix)?;
         let cursor = Some(cursor).filter(|cursor| !cursor.is_empty()).map(Cursor::from);
         Some(Self { cursor, mark })
     }

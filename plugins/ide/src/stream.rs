@@ -2,9 +2,9 @@
 
 use crate::{
     outbound,
-    place::{Mark, Place},
+    place::{Frames, Mark, Place, Said},
 };
-use plugway_sdk::{Cursor, Event, EventKind, Gap, TaskId};
+use plugway_sdk::{Cursor, Event, EventKind, Gap, TaskId, json};
 use std::time::SystemTime;
 
 /// What was said of a turn does not count any more.
@@ -29,21 +29,10 @@ pub(crate) struct Stream {
 #[derive(Debug, Default)]
 struct Turn {
     task: Option<TaskId>,
-    frames: Frames,
+    said: Said,
     /// Something of it was sent.
     shown: bool,
     over: bool,
-}
-
-/// Whose frames a turn consists of.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Frames {
-    #[default]
-    None,
-    /// All are the agent's own.
-    Own,
-    /// Some were made here: the agent has none, or a filter has changed what it said.
-    Made,
 }
 
 impl Stream {
@@ -75,21 +64,7 @@ impl Stream {
     pub(crate) fn event(&mut self, event: Event) -> Vec<String> {
         let resumed = self.resumed.take();
         self.enter(&event, resumed);
-        let mut frames = match event.raw() {
-            Some(frame) => vec![outbound::verbatim(frame, self.cursors)],
-            None if self.begins_again(&event) => vec![outbound::error(BEGINS_AGAIN)],
-            // How its answer ends is the agent's word, if all before was.
-            None if self.turn.frames == Frames::Own && matches!(event.kind, EventKind::Completed(_)) => {
-                Vec::new()
-            }
-            None => outbound::frames(&event),
-        };
-        if !matches!(event.kind, EventKind::Started(_)) && !frames.is_empty() {
-            self.turn.frames = match (event.raw(), self.turn.frames) {
-                (Some(_), Frames::None | Frames::Own) => Frames::Own,
-                _ => Frames::Made,
-            };
-        }
+        let mut frames = self.frames(&event);
         self.turn.over = event.is_terminal();
         let before = self.cursor.replace(event.cursor.clone());
         if self.is_past(&event) {
@@ -105,6 +80,41 @@ impl Stream {
         }
         out.extend(frames.into_iter().map(|frame| self.frame(frame, &self.place())));
         out
+    }
+
+    /// The frames of an event, at most two. Notes what they are.
+    fn frames(&mut self, event: &Event) -> Vec<String> {
+        let said = self.turn.said;
+        let is_end = matches!(event.kind, EventKind::Completed(_));
+        let Some(own) = event.raw() else {
+            if self.begins_again(event) {
+                return vec![outbound::error(BEGINS_AGAIN)];
+            }
+            let mut frames = outbound::frames(event);
+            if is_end && (said.whole || said.frames == Frames::Own) {
+                // The answer was told to its end, or is the agent's own word; that it is over, it may not have said.
+                frames.drain(..frames.len() - usize::from(!said.done));
+            }
+            if !frames.is_empty() {
+                let is_text = matches!(event.kind, EventKind::ResponseChunk(_));
+                let whole = said.whole && !is_text;
+                self.turn.said = Said { frames: Frames::Made, whole, done: false };
+            }
+            return frames;
+        };
+        let mut frames = vec![outbound::verbatim(own, self.cursors)];
+        if is_end && said.frames == Frames::Made && !said.whole {
+            // The message that closes the answer may have gone with what a filter has changed.
+            frames.splice(..0, outbound::whole(event));
+        }
+        let is = |name, value| json::member(own, name) == Some(value);
+        let whole = match is("type", "\"assistant_message\"") {
+            true => is("is_final", "true"),
+            false => said.whole,
+        };
+        let frames_of = if said.frames == Frames::Made { Frames::Made } else { Frames::Own };
+        self.turn.said = Said { frames: frames_of, whole, done: is("type", "\"done\"") };
+        frames
     }
 
     /// The frame to be sent where events are lost.
@@ -126,9 +136,7 @@ impl Stream {
         let mark = match (self.resumed, &self.turn) {
             (Some(mark), _) => mark,
             (None, Turn { over: true, .. }) => Mark::Over,
-            (None, Turn { frames: Frames::None, .. }) => Mark::Begun,
-            (None, Turn { frames: Frames::Own, .. }) => Mark::Own,
-            (None, Turn { frames: Frames::Made, .. }) => Mark::Made,
+            (None, turn) => Mark::Amid(turn.said),
         };
         Place { cursor: self.cursor.clone(), mark }
     }
@@ -144,16 +152,17 @@ impl Stream {
     fn enter(&mut self, event: &Event, resumed: Option<Mark>) {
         let known = self.turn.task.as_ref() == Some(&event.task);
         if !known {
-            let frames = match resumed {
-                Some(Mark::Own) => Frames::Own,
-                Some(Mark::Made) => Frames::Made,
-                _ => Frames::None,
+            let said = match resumed {
+                Some(Mark::Amid(said)) => said,
+                // A first frame of two is a message that closes the answer.
+                Some(Mark::Between) => Said { frames: Frames::Made, ..Said::default() },
+                _ => Said::default(),
             };
-            let shown = frames != Frames::None;
-            self.turn = Turn { task: Some(event.task.clone()), frames, shown, over: false };
+            let shown = said.frames != Frames::None;
+            self.turn = Turn { task: Some(event.task.clone()), said, shown, over: false };
         }
         if matches!(event.kind, EventKind::Started(_)) {
-            self.turn.frames = Frames::None;
+            self.turn.said = Said::default();
         }
     }
 

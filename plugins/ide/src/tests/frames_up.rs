@@ -141,9 +141,27 @@ fn an_agents_frames_are_not_doubled_by_what_they_mean() {
     let mock = mock();
     says(&mock, start().framed("completed", end.clone(), &done));
     assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone(), done.clone()]);
-    // It ends with its stream.
+    // It ends with its stream, or with words that are no frame.
     says(&mock, start().event("completed", end.clone()));
-    assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone()]);
+    let closing = |content: &str| json!({"type": "assistant_message", "content": content, "is_final": true});
+    let over = json!({"type": "done", "is_final": true, "metadata": {"finish_reason": "stop"}});
+    assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone(), over.clone()]);
+    // It has said that it is done, and the turn's end is another event.
+    let script = start().framed("agent_done", json!({}), &done);
+    says(&mock, script.event("completed", end.clone()));
+    assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone(), done.clone()]);
+    // A filter has held its words back, and the message that closes them with them.
+    let said = |token: &str| json!({"type": "assistant_message", "token": token, "is_final": false});
+    let script = Script::new().started().chunks(["Hi"]).event("response_chunk", json!({"text": ""}));
+    says(&mock, script.framed("completed", end.clone(), &done));
+    assert_eq!(ask(&mock, "hi"), [said("Hi"), closing("Hi"), done.clone()]);
+    // It let the closing one pass.
+    let script = Script::new().started().chunks(["Hi"]).framed("response_chunk", json!({"text": ""}), &whole);
+    says(&mock, script.framed("completed", end.clone(), &done));
+    assert_eq!(ask(&mock, "hi"), [said("Hi"), whole.clone(), done.clone()]);
+    let script = Script::new().started().chunks(["Hi"]).framed("response_chunk", json!({"text": ""}), &whole);
+    says(&mock, script.event("completed", end.clone()));
+    assert_eq!(ask(&mock, "hi")[1..], [whole.clone(), over]);
     // Its last chunk is the answer and the end at once.
     let at_once = json!({"type": "done", "content": "Hi", "is_final": true});
     let script = Script::new().started().framed("response_chunk", json!({"text": "Hi"}), &at_once);

@@ -16,7 +16,12 @@ fn event(script: Script, number: u8) -> Script {
         3 => script.framed("agent_done", json!({}), &done),
         4 => script.restart(),
         5 => script.event("tool_started", json!({"call_id": "c", "tool_name": "t", "executor": "client"})),
-        6 => script.lost(1).chunks(["lost"]),
+        6 => script.framed(
+            "response_chunk",
+            json!({"text": ""}),
+            &json!({"type": "assistant_message", "content": "a", "is_final": true}),
+        ),
+        7 => script.lost(1).chunks(["lost"]),
         _ => script,
     }
 }
@@ -71,7 +76,7 @@ fn in_pieces(mock: &Mock, takes: &mut dyn Iterator<Item = usize>) -> Vec<Value> 
 proptest! {
     #[test]
     fn wherever_a_connection_is_cut_no_frame_is_lost_or_doubled(
-        turns in prop::collection::vec((prop::collection::vec(0_u8..6, 0..8), 0_u8..5), 1..4),
+        turns in prop::collection::vec((prop::collection::vec(0_u8..7, 0..8), 0_u8..5), 1..4),
         takes in prop::collection::vec(1_usize..4, 0..40),
     ) {
         // The log of a turn that began again holds its present run, so what was shown before is not in it.
