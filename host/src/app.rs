@@ -72,7 +72,7 @@ impl Gateway {
 
         let chains = chains(&config)?;
         let settings = Settings::resolve(config.plugin_defaults.clone(), &config.plugins)?;
-        let settings = settings.with_filters(chains.names());
+        let settings = settings.with_filters(chains.names(), chains.filtered());
         let callbacks = Callbacks::new(config.callbacks.clone())?;
         let tls = Tls::default();
         let pipelines = pipelines(&config)?;

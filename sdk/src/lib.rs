@@ -111,7 +111,7 @@ pub use reply::{Body, Reply};
 pub use request::Request;
 pub use response::Response;
 pub use role::{Admission, Delivery, Draft, Failure, Filter, HttpAdapter, Socket, SocketAdapter};
-pub use task::{Moment, SubmitError, Submitted, Task, TaskRef, cancel_session, follow_session};
+pub use task::{Begin, Moment, SubmitError, Submitted, Task, TaskRef, cancel_session, follow_session};
 
 /// What most plugins need.
 pub mod prelude {

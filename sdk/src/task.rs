@@ -390,14 +390,33 @@ pub(crate) fn error_of(error: wit::Error) -> Error {
     }
 }
 
-/// From now on every event of the session after the cursor, of tasks to come too, arrives in the
-/// [mailbox](crate::mailbox::next).
+/// Where following a session begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin<'a> {
+    /// With the first task that is known of it.
+    Start,
+    /// With what happens from now on: to a task that runs, and to those that come after it.
+    Now,
+    /// With the beginning of this task.
+    Task(&'a TaskId),
+    /// Behind the event with this cursor.
+    After(&'a Cursor),
+}
+
+/// From now on every event of the session from that place on, of tasks to come too, arrives in the
+/// [mailbox](crate::mailbox::next). Following it again moves the place.
 ///
 /// # Errors
-/// [`Error::BadRequest`] if the session's name or the cursor is not acceptable, [`Error::Internal`] if this exchange follows
+/// [`Error::BadRequest`] if the session's name, the task or the cursor is not acceptable, [`Error::Internal`] if this exchange follows
 /// too many, [`Error::Unavailable`].
-pub fn follow_session(session: &SessionId, after: Option<&Cursor>) -> Result<(), Error> {
-    sys::tasks::follow_session(session.as_str(), after.map(Cursor::as_str)).map_err(error_of)
+pub fn follow_session(session: &SessionId, begin: Begin<'_>) -> Result<(), Error> {
+    let begin = match begin {
+        Begin::Start => wit::Begin::Start,
+        Begin::Now => wit::Begin::Now,
+        Begin::Task(task) => wit::Begin::Task(task.as_str().to_owned()),
+        Begin::After(cursor) => wit::Begin::After(cursor.as_str().to_owned()),
+    };
+    sys::tasks::follow_session(session.as_str(), &begin).map_err(error_of)
 }
 
 /// Cancels what runs and what waits in the session. Returns how many tasks that were.

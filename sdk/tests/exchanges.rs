@@ -54,7 +54,7 @@ impl HttpAdapter for Door {
 impl SocketAdapter for Door {
     fn serve(&self, upgrade: Request, socket: Socket) -> Result<()> {
         let session = SessionId::from(upgrade.param("session").unwrap_or_default());
-        plugway_sdk::follow_session(&session, None)?;
+        plugway_sdk::follow_session(&session, plugway_sdk::Begin::Start)?;
         while let Some(message) = mailbox::next(None) {
             match message {
                 Message::Frame(Frame::Text(text)) if text == "fail" => {

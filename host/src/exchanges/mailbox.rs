@@ -23,6 +23,8 @@ use crate::store::StoreError;
 
 /// Entries taken from a topic at once.
 const BATCH: usize = 256;
+/// Pause before the next look into a log that can't be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// When and why an exchange should end.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ struct Follow {
     taken: VecDeque<Entry>,
     /// Comes after what was taken.
     after: Option<After>,
+    /// A log that can't be read is waited for: the exchange's time is not bounded, and it may have other things to do.
+    outlives_outages: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -159,7 +163,8 @@ impl Mailbox {
             return Err(format!("an exchange follows at most {FOLLOWS} tasks and sessions"));
         }
         let state = State::Resting(Box::new(source()));
-        self.follows.push(Follow { name, state, taken: VecDeque::new(), after: None });
+        let outlives_outages = self.inbox.is_some();
+        self.follows.push(Follow { name, state, taken: VecDeque::new(), after: None, outlives_outages });
         Ok(())
     }
 
@@ -299,11 +304,22 @@ impl Follow {
                 self.state = State::Waiting(Box::pin(wait(source)));
             }
         }
-        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
-        let (source, batch, step) = ready!(waiting.as_mut().poll(cx));
-        self.state = State::Resting(source);
-        self.filled(step?, batch);
-        Poll::Ready(Ok(()))
+        loop {
+            let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+            let (source, batch, step) = ready!(waiting.as_mut().poll(cx));
+            if let (Err(error), true) = (&step, self.outlives_outages) {
+                tracing::debug!(%error, "the event log can't be read, and is looked into again");
+                let again = async move {
+                    tokio::time::sleep(RETRY).await;
+                    wait(source).await
+                };
+                self.state = State::Waiting(Box::pin(again));
+                continue;
+            }
+            self.state = State::Resting(source);
+            self.filled(step?, batch);
+            return Poll::Ready(Ok(()));
+        }
     }
 
     fn filled(&mut self, step: Step, batch: Vec<Entry>) {

@@ -1,6 +1,7 @@
 //! One exchange from instance to end: within its wall clock, and with an outcome that is logged and counted.
 
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,14 @@ use super::responder::Responder;
 use crate::delivery::{DeliveryFailure, PluginDelivery};
 use crate::domain::TaskId;
 use crate::plugins::{
-    Engine, FailureKind, Gate, Generation, HostFault, LimitExceeded, Plugin, Sandbox, classify, describe,
-    new_store, shorten,
+    Blame, Engine, FailureKind, Gate, Generation, HostFault, LimitExceeded, Plugin, Sandbox, classify,
+    describe, new_store, shorten,
 };
 
 /// Longest that a guest gets between being told to end and its end.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a connection has to live to show that its plugin works.
+const PROOF: Duration = Duration::from_secs(10);
 /// How much of what a guest says of a failure is kept.
 const SAID: usize = 2_048;
 
@@ -102,8 +105,13 @@ pub(super) async fn socket(
     let id: Arc<str> = call.exchange.as_str().into();
     let mailbox = Mailbox::new(closing.clone(), Some(inbox));
     let mut run = Run::begin(engine, services, plugin, mailbox, id, Caller::Connection(outlet));
+    // What a session's log has makes a plugin fail as often as somebody asks for that session.
+    let mut place = DefaultHasher::new();
+    call.path.hash(&mut place);
+    run.blame = Blame::On(place.finish());
     let upgrade = request(call, &route);
     let drain_timeout = run.plugin.settings.limits.drain_timeout;
+    let (plugin, began) = (run.plugin.clone(), run.began);
     let store = &mut run.store;
     let serve = async {
         let instance = instantiate(generation, store).await?;
@@ -120,10 +128,18 @@ pub(super) async fn socket(
         closing.closed().await;
         tokio::time::sleep(GRACE).await;
     };
+    let proven = async {
+        tokio::time::sleep(PROOF).await;
+        if !generation.is_replaced() {
+            plugin.sockets.succeeded(began);
+        }
+        std::future::pending::<()>().await;
+    };
     let served = tokio::select! {
         served = serve => served,
         () = drained => Err(HostFault("an endless wait ended".into()).into()),
-        () = overdue => Err(LimitExceeded::WallClock(GRACE).into()),
+        () = proven => Err(HostFault("an endless wait ended".into()).into()),
+        () = overdue => Err(LimitExceeded::Farewell(GRACE).into()),
     };
     let reason = closing.reason();
     let outcome = run.end(&run.plugin.sockets, generation, reason.is_some(), served.as_ref().err());
@@ -134,6 +150,7 @@ pub(super) async fn socket(
         (_, Some(Reason::Draining)) if closing.shutdown.is_cancelled() => (1001, "going away"),
         (_, Some(Reason::Draining)) => (1012, "service restart"),
         (Ok(Ok(())), _) => (1000, ""),
+        (Err(error), _) if classify(error) == FailureKind::Host => (1013, "try again later"),
         _ => (1011, "internal error"),
     };
     if let Some(outlet) = run.store.data_mut().outlet() {
@@ -231,6 +248,8 @@ struct Run {
     plugin: Arc<Plugin>,
     id: Arc<str>,
     began: Instant,
+    /// Whose fault a failure would be.
+    blame: Blame,
 }
 
 impl Run {
@@ -258,7 +277,7 @@ impl Run {
             requests_sent: 0,
         };
         let store = new_store(engine, Exchange::new(sandbox, live));
-        Self { store, plugin, id, began: Instant::now() }
+        Self { store, plugin, id, began: Instant::now(), blame: Blame::Plugin }
     }
 
     /// What a guest says of a failure, fit for logs and dead letters: shortened, and without secrets.
@@ -287,19 +306,21 @@ impl Run {
             return Outcome::Returned;
         };
         let kind = classify(error);
-        tracing::error!(
-            plugin = %self.plugin.name(),
-            exchange = %self.id,
-            role = gate.role(),
-            kind = kind.label(),
-            "the plugin's exchange was ended: {}",
-            describe(error)
-        );
         let timed_out = kind == FailureKind::Limit("wall_clock");
-        // A client that reads too slowly, or has gone, is no fault of the plugin's; what an old generation does is none
-        // of the one's that serves.
-        let blamed = kind != FailureKind::Host && !(timed_out && told_to_end) && !generation.is_replaced();
-        gate.failed(kind, self.began, blamed);
+        // A client that reads too slowly, or has gone, is no fault of the plugin's; what all its exchanges have together is
+        // none of this one's, and what an old generation does is none of the one's that serves.
+        let excused = match kind {
+            FailureKind::Host | FailureKind::Limit("memory_total") => true,
+            _ => timed_out && told_to_end || generation.is_replaced(),
+        };
+        let (plugin, exchange, role, label) = (self.plugin.name(), &self.id, gate.role(), kind.label());
+        let why = describe(error);
+        if timed_out && told_to_end {
+            tracing::warn!(%plugin, %exchange, role, kind = label, "the plugin's exchange was ended: {why}");
+        } else {
+            tracing::error!(%plugin, %exchange, role, kind = label, "the plugin's exchange was ended: {why}");
+        }
+        gate.failed(kind, self.began, if excused { Blame::None } else { self.blame });
         if timed_out { Outcome::TimedOut } else { Outcome::Failed }
     }
 }

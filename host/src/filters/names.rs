@@ -40,6 +40,11 @@ impl Chains {
         all.filter(|name| seen.insert(*name)).collect()
     }
 
+    /// The plugins whose tasks pass filters of their own.
+    pub fn filtered(&self) -> impl Iterator<Item = String> {
+        self.adapters.iter().filter(|(_, filters)| !filters.is_empty()).map(|(name, _)| name.clone())
+    }
+
     /// Every name that stands anywhere.
     pub fn names(&self) -> BTreeSet<String> {
         let lists = self.agents.values().chain(self.adapters.values());
@@ -79,6 +84,7 @@ mod tests {
         assert_eq!(chains.of("telegram", "echo"), ["redact", "sample", "allow"]);
         assert_eq!(chains.of("", "echo"), ["redact"]);
         assert_eq!(chains.names().len(), 3);
+        assert_eq!(chains.filtered().collect::<Vec<_>>(), ["telegram"]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use session::{SessionBell, SessionFollower};
 pub use topic::{Entry, FRAME_OVERHEAD};
 
 use crate::domain::{Cursor, Event, Position, SessionId, TaskId};
-use crate::store::{Notice, Store};
+use crate::store::{Notice, Store, StoreError};
 use topic::Topic;
 
 /// What a topic may hold, and how followers look after themselves.
@@ -91,6 +91,14 @@ impl Hub {
     /// submitted later.
     pub fn follow_session(&self, session: SessionId, after: Option<Cursor>) -> SessionFollower {
         SessionFollower::new(self.clone(), session, after)
+    }
+
+    /// The place behind all that has happened in a session; none: nothing has.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn session_end(&self, session: &SessionId) -> Result<Option<Cursor>, StoreError> {
+        session::end(self, session).await
     }
 
     /// The bell that rings whenever a session gets another task.

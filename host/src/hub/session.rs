@@ -9,7 +9,7 @@ use tokio::sync::futures::Notified;
 use super::follower::Wait;
 use super::{Entry, Follower, Hub, Member, Registry, Step};
 use crate::domain::{Cursor, Position, SessionId, TaskId};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Rings when a session gets another task.
 #[derive(Debug, Default)]
@@ -121,6 +121,44 @@ impl SessionFollower {
     pub fn try_next(&mut self, into: &mut Vec<Entry>, max: usize) -> Option<Step> {
         self.current.as_mut()?.try_next(into, max).filter(|step| *step != Step::Ended)
     }
+}
+
+/// See [`Hub::session_end`].
+pub(super) async fn end(hub: &Hub, session: &SessionId) -> Result<Option<Cursor>, StoreError> {
+    let store = &hub.inner.store;
+    // In this order: what is accepted meanwhile is among the open ones.
+    let last = store.last_task(session).await?;
+    let Some(task) = store.open_tasks(session, None).await?.first().copied() else {
+        return Ok(last.map(|task| Cursor { task, position: LAST }));
+    };
+    let attempt = store.task(task).await?.map_or(0, |task| task.attempt);
+    let logged = last_logged(store, task, attempt).await?;
+    let heard = hub.inner.tasks.find(&task).and_then(|topic| topic.last());
+    Ok(Some(Cursor { task, position: logged.max(heard.unwrap_or(Position::START)) }))
+}
+
+/// The last event that the log has of a run, found by looking whether there is any behind a place.
+async fn last_logged(store: &Arc<dyn Store>, task: TaskId, attempt: u32) -> Result<Position, StoreError> {
+    let is_behind = async |seq| {
+        let behind = store.read(task, Position { attempt, seq }, 1).await?;
+        Ok::<_, StoreError>(behind.first().is_some_and(|event| event.position.attempt == attempt))
+    };
+    if attempt == 0 || !is_behind(0).await? {
+        return Ok(Position::START);
+    }
+    let (mut known, mut step) = (0, 1);
+    while is_behind(known + step).await? {
+        known += step;
+        step *= 2;
+    }
+    // There is one behind `known`, and none behind `known + step`.
+    while step > 1 {
+        step /= 2;
+        if is_behind(known + step).await? {
+            known += step;
+        }
+    }
+    Ok(Position { attempt, seq: known + 1 })
 }
 
 /// Behind every event of a task.

@@ -210,6 +210,11 @@ impl Topic {
         Found::Events { behind: left - taken }
     }
 
+    /// Place of the last entry; none: the ring has none.
+    pub(super) fn last(&self) -> Option<Position> {
+        self.ring().entries.back().map(|entry| entry.event().position)
+    }
+
     /// How many entries the ring has behind the place, whether or not it reaches back to it.
     pub(super) fn pending(&self, after: Position) -> usize {
         let ring = self.ring();

@@ -144,6 +144,12 @@ impl ApiError {
         Self::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", message)
     }
 
+    /// 426: a WebSocket of another version than RFC 6455's.
+    pub(crate) fn websocket_version() -> Self {
+        let message = "sec-websocket-version: must be 13";
+        Self::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", message)
+    }
+
     /// 503, with when to try again.
     pub(crate) fn unavailable(message: impl Into<String>, retry_after: Duration) -> Self {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message);

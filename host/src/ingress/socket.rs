@@ -1,20 +1,28 @@
 //! WebSocket connections of plugins: the upgrade, messages both ways, pings, and an orderly end.
 //!
-//! Invariant: a client that does not read makes the plugin wait and nobody else, one that sends faster than the plugin takes
-//! waits itself; neither is held in memory beyond `websocket.buffer`.
+//! Invariant: a client that does not read makes the plugin wait and nobody else, one that sends faster than the plugin takes,
+//! or pings faster than it reads, waits itself; none is held in memory beyond `websocket.buffer`.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use bytesize::ByteSize;
-use futures::{SinkExt as _, StreamExt as _};
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use futures::stream::{SplitSink, SplitStream};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as SocketError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -98,15 +106,25 @@ impl Upgrade {
         {
             return Err(ApiError::upgrade_required());
         }
+        if parts.method != Method::GET {
+            return Err(ApiError::bad_request("method", "a WebSocket is asked for with GET"));
+        }
         if parts.version < Version::HTTP_11 {
             return Err(ApiError::bad_request("version", "a WebSocket needs HTTP/1.1"));
         }
         if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return Err(ApiError::bad_request("sec-websocket-version", "sec-websocket-version: must be 13"));
+            return Err(ApiError::websocket_version());
         }
         let key = headers.get(header::SEC_WEBSOCKET_KEY);
         let key =
             key.ok_or_else(|| ApiError::bad_request("sec-websocket-key", "sec-websocket-key: is missing"))?;
+        // 16 bytes in base64.
+        if key.len() != 24 || !key.as_bytes().ends_with(b"==") {
+            return Err(ApiError::bad_request(
+                "sec-websocket-key",
+                "sec-websocket-key: must be 16 bytes in base64",
+            ));
+        }
         let accept =
             HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| ApiError::internal())?;
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(ApiError::upgrade_required)?;
@@ -142,7 +160,61 @@ fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
     values.any(|value| value.split(',').any(|found| found.trim().eq_ignore_ascii_case(word)))
 }
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+/// The connection, and when anything last came from the client.
+struct Watched {
+    io: TokioIo<Upgraded>,
+    life: Arc<Life>,
+}
+
+/// When a client last sent anything.
+struct Life {
+    opened: Instant,
+    /// Milliseconds since then.
+    last: AtomicU64,
+}
+
+impl Life {
+    fn sign(&self) {
+        let passed = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(passed, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.opened + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.life.sign();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+type Socket = WebSocketStream<Watched>;
+type Sink = SplitSink<Socket, Message>;
 
 /// Serves an open connection to its end.
 async fn serve(upgraded: Upgraded, mut peer: SocketPeer, limits: &WebSocketLimits) {
@@ -152,26 +224,45 @@ async fn serve(upgraded: Upgraded, mut peer: SocketPeer, limits: &WebSocketLimit
         .write_buffer_size(WRITE)
         .max_message_size(Some(message))
         .max_frame_size(Some(message));
-    let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-    let (mut sink, mut stream) = socket.split();
+    let life = Arc::new(Life { opened: Instant::now(), last: AtomicU64::new(0) });
+    let io = Watched { io: TokioIo::new(upgraded), life: Arc::clone(&life) };
+    let socket = Socket::from_raw_socket(io, Role::Server, Some(config)).await;
+    let (sink, mut stream) = socket.split();
+    let sink = Mutex::new(sink);
     let (frames, answers) = peer.split();
     let close = tokio::select! {
-        close = receive(&mut stream, &frames, limits.idle_timeout) => close,
-        close = send(&mut sink, answers, limits.ping) => close,
+        close = receive(&mut stream, &sink, &frames, &life, limits.idle_timeout) => close,
+        close = send(&sink, answers, limits.ping) => close,
     };
     // The guest is told that nobody listens any more, while the rest of the courtesies are exchanged.
     drop(peer);
-    let Some((code, reason)) = close else { return };
-    let courtesies = async {
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        sink.send(Message::Close(Some(frame))).await?;
-        while let Some(message) = stream.next().await {
-            message?;
-        }
-        Ok::<_, SocketError>(())
-    };
+    let Some(close) = close else { return };
     // A client that does not answer, or has gone, is left.
-    let _ = timeout(limits.close_timeout, courtesies).await;
+    let _ = timeout(limits.close_timeout, part(sink.into_inner(), stream, close)).await;
+}
+
+/// Closes a connection in an orderly way: says why, and waits for the client's close. Where that can't be told from rubbish,
+/// all that comes is read until the client goes: what is left unread would take the reason from it.
+async fn part(
+    mut sink: Sink,
+    mut stream: SplitStream<Socket>,
+    (code, reason): (u16, String),
+) -> Result<(), SocketError> {
+    let frame = CloseFrame { code: code.into(), reason: reason.into() };
+    sink.send(Message::Close(Some(frame))).await?;
+    let mut is_orderly = false;
+    while let Some(message) = stream.next().await {
+        is_orderly = message?.is_close();
+    }
+    if is_orderly {
+        return Ok(());
+    }
+    let Ok(mut socket) = sink.reunite(stream) else { return Ok(()) };
+    let io = socket.get_mut();
+    io.shutdown().await?;
+    let mut rubbish = vec![0; READ];
+    while io.read(&mut rubbish).await? > 0 {}
+    Ok(())
 }
 
 /// How a connection is to be closed from here; none: it is over.
@@ -179,18 +270,29 @@ type Close = Option<(u16, String)>;
 
 /// Hands the client's messages on, until it closes, goes, or breaks the rules.
 async fn receive(
-    stream: &mut futures::stream::SplitStream<Socket>,
+    stream: &mut SplitStream<Socket>,
+    sink: &Mutex<Sink>,
     frames: &Frames<'_>,
+    life: &Life,
     idle_timeout: Duration,
 ) -> Close {
     loop {
-        let frame = match timeout(idle_timeout, stream.next()).await {
+        let frame = match timeout_at(life.last() + idle_timeout, stream.next()).await {
             Ok(Some(Ok(Message::Text(text)))) => SocketFrame::Text(text.as_str().to_owned()),
             Ok(Some(Ok(Message::Binary(bytes)))) => SocketFrame::Binary(bytes),
-            // Pings are answered, and closes too, by the library.
+            Ok(Some(Ok(Message::Ping(_)))) => {
+                // The library has its answer. The next one is read when that has gone.
+                if sink.lock().await.flush().await.is_err() {
+                    return None;
+                }
+                continue;
+            }
+            // A close is answered by the library.
             Ok(Some(Ok(_))) => continue,
             Ok(Some(Err(error))) => return fault(&error),
             Ok(None) => return None,
+            // A part of a message is a sign of life, too.
+            Err(_) if life.last() + idle_timeout > Instant::now() => continue,
             Err(_) => {
                 metrics::counter!("plugway_sockets_idle_total").increment(1);
                 return None;
@@ -200,6 +302,8 @@ async fn receive(
             // The guest has ended: what it said last is on its way to the client.
             std::future::pending::<()>().await;
         }
+        // Nobody listened while the guest was busy.
+        life.sign();
     }
 }
 
@@ -217,34 +321,36 @@ fn fault(error: &SocketError) -> Close {
 }
 
 /// Sends what the guest says, and pings in between, until either side has ended.
-async fn send(
-    sink: &mut futures::stream::SplitSink<Socket, Message>,
-    mut answers: Answers<'_>,
-    ping: Duration,
-) -> Close {
+async fn send(sink: &Mutex<Sink>, mut answers: Answers<'_>, ping: Duration) -> Close {
     let mut pings = interval_at(Instant::now() + ping, ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let is_due = |pings: &mut tokio::time::Interval| pings.tick().now_or_never().is_some();
     loop {
-        let mut next = tokio::select! {
+        let next = tokio::select! {
             next = answers.next() => Some(next.unwrap_or_else(|| ToPeer::Close(1011, "internal error".into()))),
-            _ = pings.tick() => {
-                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return None;
-                }
-                continue;
+            _ = pings.tick() => None,
+        };
+        let mut sink = sink.lock().await;
+        let Some(mut answer) = next else {
+            if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                return None;
             }
+            continue;
         };
         // What waits goes out together; the library writes whenever it has enough.
-        while let Some(answer) = next {
+        loop {
             let fed = match answer {
                 ToPeer::Frame(SocketFrame::Text(text)) => sink.feed(Message::Text(text.into())).await,
                 ToPeer::Frame(SocketFrame::Binary(bytes)) => sink.feed(Message::Binary(bytes)).await,
                 ToPeer::Close(code, reason) => return sink.flush().await.is_ok().then_some((code, reason)),
             };
-            if fed.is_err() {
+            if fed.is_err() || is_due(&mut pings) && sink.feed(Message::Ping(Bytes::new())).await.is_err() {
                 return None;
             }
-            next = answers.ready();
+            match answers.ready() {
+                Some(next) => answer = next,
+                None => break,
+            }
         }
         if sink.flush().await.is_err() {
             return None;

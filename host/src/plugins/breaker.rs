@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// First pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Causes that are remembered.
+const CAUSES: usize = 64;
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,8 @@ pub(crate) struct Breaker {
 struct State {
     /// When the latest traps were, at most as many as put the plugin aside.
     recent: VecDeque<Instant>,
+    /// What the latest traps with a cause of their own were caused by, at most [`CAUSES`].
+    causes: VecDeque<(Instant, u64)>,
     /// Pauses since a call last succeeded after one.
     pauses: u32,
     /// End of the last pause.
@@ -63,13 +67,27 @@ impl Breaker {
         }
     }
 
-    /// A call trapped. Returns the pause that begins with it, if one does.
-    pub(crate) fn trapped(&self, began: Instant) -> Option<Duration> {
+    /// A call trapped. Returns the pause that begins with it, if one does. However often one `cause` has it trap, that
+    /// counts once within a window: whoever comes again and again with what a plugin can't take is not to take it from
+    /// everybody else.
+    pub(crate) fn trapped(&self, began: Instant, cause: Option<u64>) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.state();
         if state.until.is_some_and(|until| began < until) {
             // It was under way when the pause began.
             return None;
+        }
+        if let Some(cause) = cause {
+            state.causes.retain(|(at, _)| now.duration_since(*at) <= self.window);
+            let is_known = state.causes.iter().any(|(_, known)| *known == cause);
+            state.causes.retain(|(_, known)| *known != cause);
+            state.causes.push_back((now, cause));
+            if state.causes.len() > CAUSES {
+                state.causes.pop_front();
+            }
+            if is_known {
+                return None;
+            }
         }
         state.recent.push_back(now);
         while state.recent.front().is_some_and(|at| now.duration_since(*at) > self.window) {
@@ -93,7 +111,7 @@ mod tests {
     use super::*;
 
     fn trap(breaker: &Breaker) -> Option<Duration> {
-        breaker.trapped(Instant::now())
+        breaker.trapped(Instant::now(), None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -121,6 +139,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_cause_counts_once() {
+        let breaker = Breaker::new(3, Duration::from_secs(10));
+        let trap = |cause| breaker.trapped(Instant::now(), Some(cause));
+        for _ in 0..100 {
+            assert_eq!(trap(7), None);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(trap(8), None);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!((trap(7), trap(8)), (None, None));
+        assert_eq!(trap(9), Some(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(trap(7), None, "it is no news behind a pause either");
+        assert_eq!(trap(10), Some(Duration::from_secs(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn successes_between_traps_do_not_make_them_forgotten() {
         let breaker = Breaker::new(3, Duration::from_secs(10));
         for _ in 0..2 {
@@ -138,7 +173,7 @@ mod tests {
         breaker.succeeded(before);
         assert!(breaker.aside_for().is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(breaker.trapped(before), None);
+        assert_eq!(breaker.trapped(before, None), None);
         breaker.succeeded(before);
         assert_eq!(trap(&breaker), Some(Duration::from_secs(2)), "still on probation");
     }

@@ -103,8 +103,6 @@ struct Inner {
     slots: u32,
     reserve: u32,
     loads: u32,
-    running: Arc<AtomicUsize>,
-    ticker: Thread,
     guests: tokio::runtime::Handle,
     /// Owned so that it is shut down in the background when the engine goes.
     runtime: Option<tokio::runtime::Runtime>,
@@ -153,8 +151,14 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("plugway-guest")
-            .on_thread_park(move || drop(Running(parked.clone())))
-            .on_thread_unpark(move || begin(&unparked, &woken))
+            .on_thread_park(move || {
+                parked.fetch_sub(1, Ordering::AcqRel);
+            })
+            .on_thread_unpark(move || {
+                if unparked.fetch_add(1, Ordering::AcqRel) == 0 {
+                    woken.unpark();
+                }
+            })
             .enable_all()
             .build()
             .map_err(EngineError::Threads)?;
@@ -165,8 +169,6 @@ impl Engine {
                 slots,
                 reserve: config.reserve,
                 loads: config.loads,
-                running,
-                ticker,
                 guests: runtime.handle().clone(),
                 runtime: Some(runtime),
             }),
@@ -201,29 +203,6 @@ impl Engine {
     /// The runtime that guests run on: its threads keep the ticker going while they have anything to do.
     pub fn guests(&self) -> &tokio::runtime::Handle {
         &self.inner.guests
-    }
-
-    /// Keeps the ticker going while the returned guard lives. Held by whoever calls a guest on another runtime than
-    /// [`Engine::guests`].
-    pub(super) fn running(&self) -> Running {
-        begin(&self.inner.running, &self.inner.ticker);
-        Running(self.inner.running.clone())
-    }
-}
-
-fn begin(running: &AtomicUsize, ticker: &Thread) {
-    if running.fetch_add(1, Ordering::AcqRel) == 0 {
-        ticker.unpark();
-    }
-}
-
-/// Says that a guest may run.
-#[derive(Debug)]
-pub(super) struct Running(Arc<AtomicUsize>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

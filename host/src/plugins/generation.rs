@@ -298,7 +298,7 @@ impl<T: Guest> Loader<T> {
         pre: InstancePre<T>,
         filter: Option<Arc<FilterRole>>,
     ) -> Result<(Manifest, Checked), String> {
-        let sandbox = Sandbox::new(settings.clone(), Arc::default(), "load".into());
+        let sandbox = Sandbox::new(settings.clone(), Arc::default(), "load".into()).with_first_step();
         let store = new_store(&self.engine, T::probe(sandbox));
         let settings = settings.clone();
         let calls = self.engine.guests().spawn(async move {

@@ -90,7 +90,7 @@ impl<T: Guest> Keeper<T> {
         fs::create_dir_all(&config.dir)?;
         settings.warn_beyond(loader.engine().slots());
         let watch = Watch::begin(&config.dir);
-        let filters = FilterDirectory::new(settings.filters());
+        let filters = FilterDirectory::new(settings.filters(), settings.filtered().clone());
         let (catalogue, orders) = Catalogue::new(config.dir, filters);
         let keeper = Self {
             catalogue: catalogue.clone(),

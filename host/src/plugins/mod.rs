@@ -37,7 +37,7 @@ pub use keeper::{Keeper, KeeperConfig};
 pub use log::GuestLog;
 pub(crate) use manifest::is_reserved;
 pub use manifest::{Access, Manifest, Route, RouteKind};
-pub use plugin::{Gate, Plugin, Refusal};
+pub use plugin::{Blame, Gate, Plugin, Refusal};
 pub use routes::{Endpoint, Found, RouteTable};
 pub use sandbox::{Guest, LimitExceeded, Sandbox, new_store};
 pub use settings::{InvalidSettings, PluginSettings, Settings};

@@ -125,6 +125,17 @@ impl Plugin {
     }
 }
 
+/// Whether a failure is the plugin's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It is not.
+    None,
+    /// It is.
+    Plugin,
+    /// It is, and may come again and again from the same place.
+    On(u64),
+}
+
 impl Gate {
     fn new(settings: &PluginSettings, role: &'static str, most_waiting: usize) -> Self {
         let limits = &settings.limits;
@@ -183,16 +194,18 @@ impl Gate {
         self.breaker.succeeded(began);
     }
 
-    /// A call ended in a trap or at a limit. `blamed`: it is the serving generation's fault, and counts towards the
-    /// plugin's rest.
-    pub fn failed(&self, kind: FailureKind, began: Instant, blamed: bool) {
+    /// A call ended in a trap or at a limit. `blame`: it is the serving generation's fault, and counts towards the plugin's
+    /// rest.
+    pub fn failed(&self, kind: FailureKind, began: Instant, blame: Blame) {
         let (plugin, role) = (self.plugin.to_string(), self.role);
         metrics::counter!("plugway_plugin_failures_total", "plugin" => plugin, "role" => role, "kind" => kind.label())
             .increment(1);
-        if !blamed {
-            return;
-        }
-        if let Some(pause) = self.breaker.trapped(began) {
+        let cause = match blame {
+            Blame::None => return,
+            Blame::Plugin => None,
+            Blame::On(cause) => Some(cause),
+        };
+        if let Some(pause) = self.breaker.trapped(began, cause) {
             tracing::error!(
                 plugin = %self.plugin,
                 role = self.role,
@@ -246,7 +259,7 @@ mod tests {
     async fn whoever_waited_hears_that_the_plugin_rests_by_now() {
         let gate = gate(1);
         assert_eq!(gate.rested(), Ok(()));
-        gate.failed(FailureKind::Trap, Instant::now(), true);
+        gate.failed(FailureKind::Trap, Instant::now(), Blame::Plugin);
         assert!(matches!(gate.rested(), Err(Refusal::Aside(_))));
     }
 }

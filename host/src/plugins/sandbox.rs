@@ -49,6 +49,9 @@ pub trait Guest: WasiView + Sized + Send + 'static {
     fn sandbox(&mut self) -> &mut Sandbox;
 }
 
+/// What a first step may cost, in steps.
+pub(super) const FIRST_STEP: u32 = 5;
+
 /// The common part of a guest's store.
 pub struct Sandbox {
     /// WASI, with nothing granted; made when the guest first asks, since few do.
@@ -62,6 +65,8 @@ pub struct Sandbox {
     limiter: Limiter,
     ticks: u64,
     max_ticks: u64,
+    /// Its step is the first of many, in which it makes what it keeps.
+    is_first_step: bool,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -88,10 +93,22 @@ impl Sandbox {
                 memory_total: limits.memory_total,
             },
             ticks: 0,
+            is_first_step: false,
             max_ticks: u64::try_from(limits.cpu_per_step.as_nanos().div_ceil(TICK.as_nanos()))
                 .unwrap_or(u64::MAX),
             settings,
         }
+    }
+
+    /// The same for a guest that lives on between calls, or is called to see whether it does: in its first step it reads
+    /// its configuration, and has [`FIRST_STEP`] times the CPU.
+    pub(super) fn with_first_step(mut self) -> Self {
+        self.is_first_step = true;
+        self
+    }
+
+    fn most_ticks(&self) -> u64 {
+        self.max_ticks.saturating_mul(if self.is_first_step { FIRST_STEP.into() } else { 1 })
     }
 
     /// Whether the operator granted this secret.
@@ -120,6 +137,7 @@ impl Sandbox {
     /// Gives the guest a fresh CPU budget: it really waited, or received an event.
     pub fn new_step(&mut self) {
         self.ticks = 0;
+        self.is_first_step = false;
     }
 
     /// Linear memory that it has, in bytes: it never shrinks.
@@ -142,8 +160,9 @@ pub fn new_store<T: Guest>(engine: &Engine, data: T) -> Store<T> {
 fn on_tick<T: Guest>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
     let sandbox = store.data_mut().sandbox();
     sandbox.ticks += 1;
-    if sandbox.ticks > sandbox.max_ticks {
-        let budget = TICK * u32::try_from(sandbox.max_ticks).unwrap_or(u32::MAX);
+    let most = sandbox.most_ticks();
+    if sandbox.ticks > most {
+        let budget = TICK * u32::try_from(most).unwrap_or(u32::MAX);
         return Err(LimitExceeded::Cpu(budget).into());
     }
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
@@ -172,6 +191,9 @@ pub enum LimitExceeded {
     /// It lived too long.
     #[error("did not end within {} (limits.exchange_timeout)", humantime::format_duration(*.0))]
     WallClock(std::time::Duration),
+    /// It was told to end, and went on for so long.
+    #[error("went on for {} after it was told to end", humantime::format_duration(*.0))]
+    Farewell(std::time::Duration),
     /// A filter took too long over one call.
     #[error("took longer than {} (limits.filter_timeout)", humantime::format_duration(*.0))]
     FilterTime(std::time::Duration),
@@ -188,7 +210,7 @@ impl LimitExceeded {
             Self::Memory { .. } => "memory",
             Self::MemoryTotal(_) => "memory_total",
             Self::Log(_) => "log",
-            Self::WallClock(_) | Self::FilterTime(_) => "wall_clock",
+            Self::WallClock(_) | Self::Farewell(_) | Self::FilterTime(_) => "wall_clock",
             Self::Requests(_) => "requests",
         }
     }

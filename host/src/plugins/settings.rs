@@ -32,6 +32,7 @@ pub struct Settings {
     defaults: Limits,
     plugins: BTreeMap<String, Arc<PluginSettings>>,
     filters: BTreeSet<String>,
+    filtered: BTreeSet<String>,
 }
 
 /// A plugin's table is wrong.
@@ -56,13 +57,23 @@ impl Settings {
             .iter()
             .map(|(name, config)| Ok((name.clone(), Arc::new(resolve(name, config, &defaults)?))))
             .collect::<Result<_, _>>()?;
-        Ok(Self { defaults, plugins, filters: BTreeSet::new() })
+        Ok(Self { defaults, plugins, filters: BTreeSet::new(), filtered: BTreeSet::new() })
     }
 
-    /// The same, where these plugins are named as filters.
-    pub fn with_filters(mut self, names: impl IntoIterator<Item = String>) -> Self {
+    /// The same, where these plugins are named as filters, and those have filters of their own.
+    pub fn with_filters(
+        mut self,
+        names: impl IntoIterator<Item = String>,
+        filtered: impl IntoIterator<Item = String>,
+    ) -> Self {
         self.filters = names.into_iter().collect();
+        self.filtered = filtered.into_iter().collect();
         self
+    }
+
+    /// Names of the plugins whose tasks pass filters of their own.
+    pub(super) fn filtered(&self) -> &BTreeSet<String> {
+        &self.filtered
     }
 
     /// Settings of the plugins that are named as filters, loaded or not.

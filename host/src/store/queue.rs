@@ -143,6 +143,12 @@ pub trait TaskQueue: Send + Sync {
         limit: usize,
     ) -> Result<Vec<TaskId>, StoreError>;
 
+    /// Id of the session's task that was accepted last; none: it has none that is kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn last_task(&self, session: &SessionId) -> Result<Option<TaskId>, StoreError>;
+
     /// Ids of a session's tasks that have not ended and were accepted before the given one (none: all of them), in
     /// order of acceptance. Nothing was accepted before a task that nobody knows.
     ///

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::{OnBusy, Tasks};
 use crate::domain::bounds::{TASK_ADDRESS, TASK_KEY};
-use crate::domain::{DeliveryOrder, InvalidInput, NewTask, SessionId, TaskId, TaskInput};
+use crate::domain::{DeliveryOrder, InvalidInput, NewTask, SessionId, TaskId, TaskInput, TaskState};
 use crate::filters::Refusal;
 use crate::store::{StoreError, Submitted};
 
@@ -70,7 +70,7 @@ impl Tasks {
             return Err(SubmitError::Unavailable("the gateway is shutting down".into()));
         }
         let named_session = request.session.is_some();
-        let mut task = self.checked(owner, request)?;
+        let (mut task, interrupts) = self.checked(owner, request)?;
         let max = self.inner.config.max_input;
         let input = self.inner.filters.admit(owner, &task.agent, task.input.into(), max).await;
         task.input = input
@@ -86,14 +86,15 @@ impl Tasks {
         if !submitted.duplicate {
             counter!("plugway_tasks_submitted_total", "adapter" => owner.to_owned()).increment(1);
             self.inner.hub.session_grew(&submitted.session);
-            if named_session && self.inner.config.on_busy == OnBusy::Interrupt {
+            if named_session && interrupts && self.inner.config.on_busy == OnBusy::Interrupt {
                 self.interrupt_earlier(&submitted).await;
             }
         }
         Ok(submitted)
     }
 
-    fn checked(&self, owner: &str, request: SubmitRequest) -> Result<NewTask, SubmitError> {
+    /// The task, and whether it is one that may take the place of another.
+    fn checked(&self, owner: &str, request: SubmitRequest) -> Result<(NewTask, bool), SubmitError> {
         let agents = &self.inner.agents;
         let agent = match &request.agent {
             Some(name) => agents.iter().find(|agent| agent.name == *name),
@@ -104,7 +105,7 @@ impl Tasks {
         if bytes > max {
             return Err(SubmitError::TooLarge { bytes, max });
         }
-        TaskInput::parse(&request.input)?;
+        let interrupts = speaks(&TaskInput::parse(&request.input)?);
         let session = match request.session {
             Some(name) => {
                 SessionId::new(owner, &name).map_err(|error| invalid("session", error.to_string()))?
@@ -117,7 +118,7 @@ impl Tasks {
         if request.deliver.as_ref().is_some_and(|order| order.address.len() > TASK_ADDRESS) {
             return Err(invalid("deliver.address", format!("must have at most {TASK_ADDRESS} bytes")).into());
         }
-        Ok(NewTask {
+        let task = NewTask {
             id: TaskId::new(),
             adapter: owner.to_owned(),
             agent: agent.name.clone(),
@@ -125,19 +126,41 @@ impl Tasks {
             input: request.input.into(),
             deliver: request.deliver,
             idempotency_key: request.idempotency_key,
-        })
+        };
+        Ok((task, interrupts))
     }
 
-    /// The turn that was accepted takes the place of those before it. It is accepted whatever comes of that.
+    /// The message that was accepted takes the place of what runs, and of messages that wait. It is accepted whatever comes
+    /// of that.
     pub(super) async fn interrupt_earlier(&self, submitted: &Submitted) {
         let earlier = async {
-            let open = self.inner.store.open_tasks(&submitted.session, Some(submitted.task)).await?;
-            self.cancel_all(open, "interrupted by a new message").await
+            let mut replaced = Vec::new();
+            for task in self.inner.store.open_tasks(&submitted.session, Some(submitted.task)).await? {
+                if !self.is_answer_that_waits(task).await? {
+                    replaced.push(task);
+                }
+            }
+            self.cancel_all(replaced, "interrupted by a new message").await
         };
         if let Err(error) = earlier.await {
             warn!(task = %submitted.task, %error, "the turn before could not be interrupted");
         }
     }
+
+    /// Whether it brings something that the agent has asked for, and has not begun: without it the agent's conversation
+    /// would have a call without a result.
+    async fn is_answer_that_waits(&self, task: TaskId) -> Result<bool, StoreError> {
+        let task = self.inner.store.task(task).await?;
+        Ok(task.is_some_and(|task| {
+            task.state == TaskState::Queued
+                && TaskInput::parse(&task.input).is_ok_and(|input| !speaks(&input))
+        }))
+    }
+}
+
+/// Whether somebody says something with it, beside results, decisions and orders.
+fn speaks(input: &TaskInput) -> bool {
+    matches!(input, TaskInput::Message(_) | TaskInput::Command { .. })
 }
 
 fn invalid(field: &str, reason: String) -> InvalidInput {

@@ -196,6 +196,33 @@ async fn where_so_configured_a_new_turn_interrupts_those_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_agent_has_asked_for_neither_interrupts_nor_is_lost_to_a_message() {
+    let office = office(10, Config { on_busy: OnBusy::Interrupt, ..Config::default() });
+    let answers = [
+        r#"{"kind":"tool_result","results":[{"call_id":"c","result":1}]}"#,
+        r#"{"kind":"decision","call_id":"c","decision":"approve"}"#,
+        r#"{"kind":"control","name":"switch_agent"}"#,
+    ];
+    let submit = async |input: &str| {
+        let request = SubmitRequest { input: input.to_owned(), ..to("s") };
+        office.tasks.submit("plug", request).await.unwrap().task
+    };
+    let running = office.tasks.submit("plug", to("s")).await.unwrap().task;
+    let lease = office.store.claim(1, Duration::from_secs(9)).await.unwrap().items.remove(0).lease;
+    assert_eq!(lease.task, running);
+    let mut waiting = Vec::new();
+    for answer in answers {
+        waiting.push(submit(answer).await);
+    }
+    assert_eq!(office.store.renew(lease, Duration::from_secs(9)).await.unwrap(), None, "it runs on");
+    let message = office.tasks.submit("plug", to("s")).await.unwrap().task;
+    assert!(office.store.renew(lease, Duration::from_secs(9)).await.unwrap().is_some());
+    for task in waiting.into_iter().chain([message]) {
+        assert_eq!(office.tasks.status(task).await.unwrap().unwrap().state, TaskState::Queued);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_task_is_still_delivered() {
     let office = office(10, Config::default());
     let order = DeliveryOrder { address: "chat 7".into(), at: Moment::Start };

@@ -8,7 +8,7 @@ use crate::{
     place::Place,
     stream::Stream,
 };
-use plugway_sdk::{SubmitError, cancel_session, follow_session, prelude::*};
+use plugway_sdk::{Begin, SubmitError, cancel_session, follow_session, prelude::*};
 
 /// Close code of a connection that can't be what it was asked to be.
 const POLICY_VIOLATION: u16 = 1008;
@@ -18,39 +18,57 @@ const TRY_AGAIN_LATER: u16 = 1013;
 /// Serves a connection.
 ///
 /// # Errors
-/// The peer is gone, or the host has no way to follow the session.
+/// The host has no way to follow the session.
 pub(crate) fn serve(upgrade: &Request, socket: Socket, config: &Config) -> Result<()> {
     let session = SessionId::from(upgrade.param("session_id").unwrap_or_default());
     let (mut stream, problem) = match begin(upgrade, &session) {
         Ok(begun) => begun,
         Err(error) => return refuse(socket, error),
     };
+    let mut ide = Peer { socket, gone: false };
     if let Some(problem) = problem {
-        socket.text(stream.error(&problem))?;
+        ide.hears(stream.error(&problem))?;
     }
     while let Some(message) = mailbox::next(None) {
         match message {
             Message::Event(event) => {
                 for frame in stream.event(event) {
-                    socket.text(frame)?;
+                    ide.hears(frame)?;
                 }
             }
             Message::Frame(frame) => {
-                if let Err(problem) = take(&frame, &session, &mut stream, config) {
-                    socket.text(stream.error(&problem))?;
+                if let Err(problem) = take(&frame, &session, &stream, config) {
+                    ide.hears(stream.error(&problem))?;
                 }
             }
-            Message::Gap(gap) => {
-                if let Some(frame) = stream.gap(&gap) {
-                    socket.text(frame)?;
-                }
-            }
+            Message::Gap(gap) => ide.hears(stream.gap(&gap))?,
             // The host closes with the code that fits, and the log has what was not sent.
             Message::Closed(_) => break,
             _ => {}
         }
     }
     Ok(())
+}
+
+/// The IDE. What it sent before it went is done all the same.
+struct Peer {
+    socket: Socket,
+    gone: bool,
+}
+
+impl Peer {
+    fn hears(&mut self, frame: String) -> Result<()> {
+        if self.gone {
+            return Ok(());
+        }
+        match self.socket.text(frame) {
+            Err(Error::Closed(_)) => {
+                self.gone = true;
+                Ok(())
+            }
+            sent => sent,
+        }
+    }
 }
 
 /// Follows the session from where the IDE wants to, or from now on where that can't be: then with a sentence about it.
@@ -60,7 +78,7 @@ fn begin(upgrade: &Request, session: &SessionId) -> Result<(Stream, Option<Strin
     if let Some(after) = upgrade.query("after") {
         let place = Place::read(&after).ok_or_else(|| Error::bad_request("it is no cursor"));
         let followed = place.and_then(|place| {
-            follow_session(session, place.cursor.as_ref())?;
+            follow_session(session, place.cursor.as_ref().map_or(Begin::Start, Begin::After))?;
             Ok(Stream::behind(cursors, place))
         });
         match followed {
@@ -71,9 +89,8 @@ fn begin(upgrade: &Request, session: &SessionId) -> Result<(Stream, Option<Strin
             Err(error) => return Err(error),
         }
     }
-    let stream = Stream::from_now(cursors, host::now());
-    follow_session(session, None)?;
-    Ok((stream, problem))
+    follow_session(session, Begin::Now)?;
+    Ok((Stream::from_now(cursors), problem))
 }
 
 /// Closes a connection whose session can't be followed.
@@ -97,7 +114,7 @@ fn refuse(socket: Socket, error: Error) -> Result<()> {
 ///
 /// # Errors
 /// The sentence to be sent back: nothing was done.
-fn take(frame: &Frame, session: &SessionId, stream: &mut Stream, config: &Config) -> Result<(), String> {
+fn take(frame: &Frame, session: &SessionId, stream: &Stream, config: &Config) -> Result<(), String> {
     let Frame::Text(text) = frame else {
         return Err(inbound::invalid("the frame is binary, and must be text"));
     };
@@ -115,7 +132,10 @@ fn take(frame: &Frame, session: &SessionId, stream: &mut Stream, config: &Config
                 None => task,
             };
             let submitted = task.session(session).submit().map_err(|error| refused(&error))?;
-            stream.accepted(&submitted.id);
+            if submitted.duplicate && stream.is_new() {
+                // An IDE that lost its connection before it heard anything sends it again, and waits for the answer.
+                follow_session(session, Begin::Task(&submitted.id)).map_err(|error| streaming(&error))?;
+            }
         }
     }
     Ok(())

@@ -179,10 +179,12 @@ impl Fields {
     /// The turn's idempotency key: the IDE's own, which holds within its session.
     fn key(&mut self, session: &SessionId) -> Result<Option<String>, String> {
         let Some(key) = self.text("idempotency_key")? else { return Ok(None) };
-        let most = bounds::TASK_KEY.saturating_sub(session.as_str().len() + 1);
+        // With its length, so that no other session's name and key are the same text.
+        let prefix = format!("{}\n{session}\n", session.as_str().len());
+        let most = bounds::TASK_KEY.saturating_sub(prefix.len());
         if key.is_empty() || key.len() > most {
             return Err(format!("idempotency_key: must have 1 to {most} bytes in this session"));
         }
-        Ok(Some(format!("{session}\n{key}")))
+        Ok(Some(prefix + &key))
     }
 }

@@ -5,7 +5,6 @@ use crate::{
     place::{Frames, Mark, Place, Said},
 };
 use plugway_sdk::{Cursor, Event, EventKind, Gap, TaskId, json};
-use std::time::SystemTime;
 
 /// What was said of a turn does not count any more.
 const BEGINS_AGAIN: &str = "Streaming error: the turn broke off and begins again; what it said is void";
@@ -14,10 +13,8 @@ const BEGINS_AGAIN: &str = "Streaming error: the turn broke off and begins again
 #[derive(Debug)]
 pub(crate) struct Stream {
     cursors: bool,
-    /// What happened before this is not shown; none once something has happened after it.
-    since: Option<SystemTime>,
-    /// The first turn of this connection's own: it is shown, whatever other nodes' clocks say.
-    own: Option<TaskId>,
+    /// It shows what comes from now on, and nothing has come.
+    is_new: bool,
     /// How things stood where it goes on from, until the first event.
     resumed: Option<Mark>,
     /// The last event that was heard.
@@ -37,39 +34,34 @@ struct Turn {
 
 impl Stream {
     /// What comes from now on.
-    pub(crate) fn from_now(cursors: bool, now: SystemTime) -> Self {
-        Self { since: Some(now), ..Self::behind(cursors, Place { cursor: None, mark: Mark::Over }) }
+    pub(crate) fn from_now(cursors: bool) -> Self {
+        Self { is_new: true, ..Self::behind(cursors, Place { cursor: None, mark: Mark::Over }) }
     }
 
     /// What comes behind a place.
     pub(crate) fn behind(cursors: bool, place: Place) -> Self {
         Self {
             cursors,
-            since: None,
-            own: None,
+            is_new: false,
             resumed: Some(place.mark),
             cursor: place.cursor,
             turn: Turn::default(),
         }
     }
 
-    /// A turn of this connection's own was accepted.
-    pub(crate) fn accepted(&mut self, task: &TaskId) {
-        if self.since.is_some() && self.own.is_none() {
-            self.own = Some(task.clone());
-        }
+    /// Whether it shows what comes from now on, and nothing has come.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The frames to be sent for an event.
     pub(crate) fn event(&mut self, event: Event) -> Vec<String> {
+        self.is_new = false;
         let resumed = self.resumed.take();
         self.enter(&event, resumed);
         let mut frames = self.frames(&event);
         self.turn.over = event.is_terminal();
-        let before = self.cursor.replace(event.cursor.clone());
-        if self.is_past(&event) {
-            return Vec::new();
-        }
+        let before = self.cursor.replace(event.cursor);
         self.turn.shown |= !frames.is_empty();
         let mut out = Vec::with_capacity(frames.len());
         if frames.len() > 1 {
@@ -118,12 +110,9 @@ impl Stream {
     }
 
     /// The frame to be sent where events are lost.
-    pub(crate) fn gap(&mut self, gap: &Gap) -> Option<String> {
-        if self.since.is_some() && self.own.as_ref() != Some(&gap.task) {
-            return None;
-        }
+    pub(crate) fn gap(&self, gap: &Gap) -> String {
         let Gap { first, last, .. } = gap;
-        Some(self.error(&format!("Streaming error: events {first} to {last} of a turn are lost")))
+        self.error(&format!("Streaming error: events {first} to {last} of a turn are lost"))
     }
 
     /// A frame that says what is wrong. Its cursor is that of the frames before it.
@@ -168,15 +157,5 @@ impl Stream {
 
     fn begins_again(&self, event: &Event) -> bool {
         matches!(event.kind, EventKind::Started(_)) && event.attempt > 1 && self.turn.shown
-    }
-
-    /// Whether it happened before the connection began. What follows something that did not, did not.
-    fn is_past(&mut self, event: &Event) -> bool {
-        let past = self.since.is_some_and(|since| event.at < since) && self.own.as_ref() != Some(&event.task);
-        if !past {
-            self.since = None;
-            self.own = None;
-        }
-        past
     }
 }

@@ -252,7 +252,7 @@ impl TaskLog {
 
     /// Cuts off what has not happened yet. False if it had ended.
     pub(super) fn cancel(&mut self, task: &str, now_ms: u64) -> bool {
-        let happened = self.events.iter().take_while(|logged| logged.event.at_ms <= now_ms).count();
+        let happened = self.happened(now_ms);
         if self.events[..happened].last().is_some_and(|last| terminal(&last.event)) {
             return false;
         }
@@ -272,6 +272,11 @@ impl TaskLog {
         };
         self.events.push(Logged { event, lost: false });
         true
+    }
+
+    /// How many of its events have happened.
+    pub(super) fn happened(&self, now_ms: u64) -> usize {
+        self.events.iter().take_while(|logged| logged.event.at_ms <= now_ms).count()
     }
 
     /// Where a reader starts: after its cursor, or at the beginning of the present run if the cursor's run was voided.

@@ -9,7 +9,7 @@ use crate::{
     bounds::{FOLLOWS, SESSION_NAME, TASK_ADDRESS, TASK_KEY},
     sys::raw,
 };
-use raw::tasks::{Accepted, Error, NewTask};
+use raw::tasks::{Accepted, Begin, Error, NewTask};
 
 pub(crate) fn submit(task: &NewTask) -> Result<Accepted, raw::tasks::SubmitError> {
     let result = submit_now(task);
@@ -127,8 +127,13 @@ pub(crate) fn follow(task: &str, after: Option<&str>) -> Result<(), Error> {
     })
 }
 
-pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), Error> {
+pub(crate) fn follow_session(session: &str, begin: &Begin) -> Result<(), Error> {
     lookup(|state| {
+        let after = match begin {
+            Begin::Task(task) => Some(task.as_str()),
+            Begin::After(cursor) => Some(cursor.as_str()),
+            Begin::Start | Begin::Now => None,
+        };
         check_session(session)?;
         let turns: Vec<&Submission> =
             state.submissions.iter().filter(|submission| submission.session == session).collect();
@@ -149,9 +154,13 @@ pub(crate) fn follow_session(session: &str, after: Option<&str>) -> Result<(), E
         for (index, turn) in turns.iter().enumerate().skip(seen.unwrap_or(0)) {
             let Some(log) = state.tasks.get(turn.task.as_str()) else { continue };
             let after = after.filter(|_| Some(index) == seen);
+            let next = match begin {
+                Begin::Now => log.happened(state.now_ms),
+                _ => log.start(after, state.now_ms),
+            };
             exchange.follows.push(Follow {
                 task: turn.task.to_string(),
-                next: log.start(after, state.now_ms),
+                next,
                 of_session: true,
                 ended: false,
             });

@@ -46,9 +46,18 @@ impl Live {
         self.mailbox.follow(&hub, id, position).map_err(tasks::Error::TooMany)
     }
 
-    async fn follow_session(&mut self, session: &str, after: Option<String>) -> Result<(), tasks::Error> {
+    async fn follow_session(&mut self, session: &str, begin: tasks::Begin) -> Result<(), tasks::Error> {
         let session = SessionId::new(self.plugin.name(), session).map_err(invalid)?;
-        let after = after.map(|cursor| cursor.parse::<Cursor>()).transpose().map_err(invalid)?;
+        let hub = self.services.hub.clone();
+        let after = match begin {
+            tasks::Begin::Start => None,
+            tasks::Begin::Now => hub.session_end(&session).await.map_err(unavailable)?,
+            tasks::Begin::Task(task) => {
+                let task = task.parse::<TaskId>().map_err(invalid)?;
+                Some(Cursor { task, position: Position::START })
+            }
+            tasks::Begin::After(cursor) => Some(cursor.parse::<Cursor>().map_err(invalid)?),
+        };
         if let Some(cursor) = after {
             let status = self.own_task(cursor.task).await.map_err(unavailable)?;
             if status.is_none_or(|status| status.session != session) {
@@ -56,7 +65,6 @@ impl Live {
                 return Err(tasks::Error::Invalid(why));
             }
         }
-        let hub = self.services.hub.clone();
         self.mailbox.follow_session(&hub, session, after).map_err(tasks::Error::TooMany)
     }
 }
@@ -111,9 +119,9 @@ impl tasks::Host for Exchange {
     async fn follow_session(
         &mut self,
         session: String,
-        after: Option<String>,
+        begin: tasks::Begin,
     ) -> wasmtime::Result<Result<(), tasks::Error>> {
-        Ok(self.live()?.follow_session(&session, after).await)
+        Ok(self.live()?.follow_session(&session, begin).await)
     }
 
     async fn cancel(&mut self, task: String) -> wasmtime::Result<Result<bool, tasks::Error>> {

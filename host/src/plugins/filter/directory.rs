@@ -1,14 +1,13 @@
 //! Which of the plugins that the configuration names as filters are there: what the catalogue shows to those who know
 //! nothing of exchanges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Filter, FilterRole, Policy};
+use super::{Filter, Policy};
 use crate::plugins::catalogue::Snapshot;
-use crate::plugins::plugin::Plugin;
 use crate::plugins::sandbox::Guest;
 use crate::plugins::settings::PluginSettings;
 
@@ -27,7 +26,9 @@ pub struct FilterDirectory {
 struct Shared {
     /// Those that the configuration names.
     named: BTreeMap<Arc<str>, Arc<PluginSettings>>,
-    /// Those of them that plugins are there for; none before the plugins were loaded.
+    /// Plugins whose tasks pass filters of their own.
+    filtered: BTreeSet<String>,
+    /// Those of the named that plugins are there for; none before the plugins were loaded.
     found: watch::Sender<Option<Found>>,
 }
 
@@ -36,9 +37,12 @@ type Found = BTreeMap<Arc<str>, Result<Filter, Absent>>;
 
 impl FilterDirectory {
     /// A directory that waits to be told of the plugins.
-    pub(in crate::plugins) fn new(named: impl IntoIterator<Item = Arc<PluginSettings>>) -> Self {
+    pub(in crate::plugins) fn new(
+        named: impl IntoIterator<Item = Arc<PluginSettings>>,
+        filtered: BTreeSet<String>,
+    ) -> Self {
         let named = named.into_iter().map(|settings| (settings.name.clone(), settings)).collect();
-        Self { shared: Arc::new(Shared { named, found: watch::Sender::new(None) }) }
+        Self { shared: Arc::new(Shared { named, filtered, found: watch::Sender::new(None) }) }
     }
 
     /// Settings of a plugin that the configuration names as a filter.
@@ -87,39 +91,45 @@ impl FilterDirectory {
         if self.shared.named.is_empty() {
             return;
         }
+        let known = self.shared.found.borrow().clone().unwrap_or_default();
         let mut found = Found::new();
         for (name, entry) in snapshot.plugins.iter().filter(|(name, _)| self.shared.named.contains_key(*name))
         {
             let serving = entry.serving.as_ref().filter(|_| !entry.disabled);
             let role = serving.and_then(|generation| generation.filter.clone());
             let filter = match role {
-                Some(role) => Ok(serve(&entry.plugin, role)),
-                None => {
-                    entry.plugin.filtering.serve(None);
-                    Err(Absent(match (entry.disabled, serving) {
-                        (true, _) => format!("the plugin `{name}` is disabled"),
-                        (false, Some(_)) => format!("the plugin `{name}` has no filter role"),
-                        (false, None) => {
-                            format!("the plugin `{name}` is refused; `plugway plugin list` says why")
-                        }
-                    }))
-                }
+                Some(role) => Ok(match known.get(name) {
+                    Some(Ok(filter)) if filter.is(&entry.plugin, &role) => filter.clone(),
+                    _ => Filter::new(entry.plugin.clone(), role),
+                }),
+                None => Err(Absent(match (entry.disabled, serving) {
+                    (true, _) => format!("the plugin `{name}` is disabled"),
+                    (false, Some(_)) => format!("the plugin `{name}` has no filter role"),
+                    (false, None) => {
+                        format!("the plugin `{name}` is refused; `plugway plugin list` says why")
+                    }
+                })),
             };
             found.insert(name.clone(), filter);
         }
         let before = self.shared.found.send_replace(Some(found));
         self.notice(before.as_ref());
+        if before.is_none() {
+            let absent = |name: &&String| !snapshot.plugins.contains_key(name.as_str());
+            for plugin in self.shared.filtered.iter().filter(absent) {
+                tracing::warn!(
+                    plugin,
+                    "plugins.{plugin}.filters is set, and there is no plugin of that name: its filters are nobody's"
+                );
+            }
+        }
     }
 
-    /// Lets go of what is gone, and tells the operator of what changed.
+    /// Tells the operator of what changed.
     fn notice(&self, before: Option<&Found>) {
         for (settings, absent) in self.named() {
             let name = &settings.name;
-            let was = before.and_then(|before| before.get(name));
-            if let (Some(Ok(was)), Some(_)) = (was, &absent) {
-                was.plugin.filtering.serve(None);
-            }
-            let was_there = was.is_some_and(Result::is_ok);
+            let was_there = before.and_then(|before| before.get(name)).is_some_and(Result::is_ok);
             match absent {
                 Some(absent) if was_there || before.is_none() => tracing::error!(
                     filter = %name,
@@ -137,11 +147,6 @@ impl FilterDirectory {
             }
         }
     }
-}
-
-fn serve(plugin: &Arc<Plugin>, role: Arc<FilterRole>) -> Filter {
-    plugin.filtering.serve(Some(&role));
-    Filter { plugin: plugin.clone(), role }
 }
 
 fn missing(name: &str) -> Absent {

@@ -19,7 +19,7 @@ use super::config::{Limits, Policy};
 use super::engine::Engine;
 use super::failure::{FailureKind, HostFault, classify, describe};
 use super::plugin::Plugin;
-use super::sandbox::{Guest as _, LimitExceeded, Sandbox, new_store};
+use super::sandbox::{FIRST_STEP, Guest as _, LimitExceeded, Sandbox, new_store};
 use super::settings::PluginSettings;
 use guest::Indices;
 use pool::Instance;
@@ -84,11 +84,19 @@ impl FilterFault {
     }
 }
 
-/// A filter as it serves now, or did when it was looked up.
+/// A filter as it serves now, or did when it was looked up. Its idle instances live as long as anybody has one.
 #[derive(Clone)]
-pub struct Filter {
+pub struct Filter(Arc<Held>);
+
+struct Held {
     plugin: Arc<Plugin>,
     role: Arc<FilterRole>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.plugin.filtering.forget(&self.role);
+    }
 }
 
 impl std::fmt::Debug for Filter {
@@ -98,30 +106,39 @@ impl std::fmt::Debug for Filter {
 }
 
 impl Filter {
+    fn new(plugin: Arc<Plugin>, role: Arc<FilterRole>) -> Self {
+        Self(Arc::new(Held { plugin, role }))
+    }
+
+    /// Whether it is this role of this plugin.
+    fn is(&self, plugin: &Arc<Plugin>, role: &Arc<FilterRole>) -> bool {
+        Arc::ptr_eq(&self.0.plugin, plugin) && Arc::ptr_eq(&self.0.role, role)
+    }
+
     /// The plugin's name.
     pub fn name(&self) -> &Arc<str> {
-        self.plugin.name()
+        self.0.plugin.name()
     }
 
     /// What becomes of what it can't judge.
     pub fn policy(&self) -> Policy {
-        self.plugin.settings.policy
+        self.0.plugin.settings.policy
     }
 
     /// Its limits.
     pub fn limits(&self) -> &Limits {
-        &self.plugin.settings.limits
+        &self.0.plugin.settings.limits
     }
 
     /// The runtime that it is to be called on.
     pub fn guests(&self) -> &tokio::runtime::Handle {
-        self.role.engine.guests()
+        self.0.role.engine.guests()
     }
 
     /// Whether it rests because it failed again and again. Only of a filter whose faults are passed over: another one's
     /// are each somebody's own.
     pub fn is_aside(&self) -> bool {
-        self.policy() == Policy::Skip && self.plugin.filtering.aside_for().is_some()
+        self.policy() == Policy::Skip && self.0.plugin.filtering.aside_for().is_some()
     }
 
     /// What it makes of an event of the task, which stays as it is. To be called on [`Filter::guests`]; dropping the call
@@ -138,16 +155,16 @@ impl Filter {
     ) -> Result<Step, FilterFault> {
         self.fits(event.kind.len() + event.data.len())?;
         let mut lease = self.lease(task).await?;
-        let Some(Instance { store, exports, .. }) = &mut lease.instance else { return Err(lost()) };
+        let Some(Instance { store, exports, calls, .. }) = &mut lease.instance else { return Err(lost()) };
+        let is_first = *calls == 1;
         let filter = exports.plugway_gateway_filter();
-        let _running = self.role.engine.running();
         // Moved into the contract's own type and back, since copying is what a call costs most for.
         let draft = wit::Draft { kind: take(&mut event.kind), data: take(&mut event.data) };
-        let step = self.bounded(filter.call_apply(store, task, state, &draft)).await;
+        let step = self.bounded(is_first, filter.call_apply(store, task, state, &draft)).await;
         (event.kind, event.data) = (draft.kind, draft.data);
         match step {
             Ok(wit::Step { state, events }) => {
-                lease.give_back(&self.role);
+                lease.give_back();
                 self.succeeded(began);
                 let events = events.into_iter().map(|event| Draft { kind: event.kind, data: event.data });
                 Ok(Step { state, events: events.collect() })
@@ -168,13 +185,13 @@ impl Filter {
     ) -> Result<Admission, FilterFault> {
         self.fits(input.len())?;
         let mut lease = self.lease(exchange).await?;
-        let Some(Instance { store, exports, .. }) = &mut lease.instance else { return Err(lost()) };
+        let Some(Instance { store, exports, calls, .. }) = &mut lease.instance else { return Err(lost()) };
+        let is_first = *calls == 1;
         let filter = exports.plugway_gateway_filter();
-        let _running = self.role.engine.running();
-        let admission = self.bounded(filter.call_admit(store, input)).await;
+        let admission = self.bounded(is_first, filter.call_admit(store, input)).await;
         match admission {
             Ok(admission) => {
-                lease.give_back(&self.role);
+                lease.give_back();
                 self.succeeded(began);
                 Ok(match admission {
                     wit::Admission::Pass => Admission::Pass,
@@ -188,7 +205,7 @@ impl Filter {
 
     /// A fault of a filter whose faults are passed over: too many put it aside for a while.
     pub fn passed_over(&self, began: Instant) {
-        if let Some(pause) = self.plugin.filtering.breaker().trapped(began) {
+        if let Some(pause) = self.0.plugin.filtering.breaker().trapped(began, None) {
             tracing::error!(
                 plugin = %self.name(),
                 pause = %humantime::format_duration(pause),
@@ -199,7 +216,7 @@ impl Filter {
 
     fn succeeded(&self, began: Instant) {
         if self.policy() == Policy::Skip {
-            self.plugin.filtering.breaker().succeeded(began);
+            self.0.plugin.filtering.breaker().succeeded(began);
         }
     }
 
@@ -215,7 +232,7 @@ impl Filter {
     /// An instance with its limits armed anew.
     async fn lease(&self, exchange: &Arc<str>) -> Result<pool::Lease<'_>, FilterFault> {
         let patience = self.limits().filter_timeout;
-        let lease = self.plugin.filtering.take(&self.role, patience).await;
+        let lease = self.0.plugin.filtering.take(&self.0.role, patience).await;
         let mut lease = lease.ok_or_else(|| {
             let time = humantime::format_duration(patience);
             FilterFault::new(
@@ -224,26 +241,33 @@ impl Filter {
             )
         })?;
         if lease.instance.is_none() {
-            let made = self.role.instantiate(&self.plugin, exchange).await;
+            let made = self.0.role.instantiate(&self.0.plugin, exchange).await;
             lease.instance = Some(made.map_err(|error| fault(&error))?);
         }
         if let Some(Instance { store, calls, .. }) = &mut lease.instance {
-            *calls += 1;
             store.set_epoch_deadline(1);
             let sandbox = store.data_mut().sandbox();
-            sandbox.new_step();
+            // In its first call it reads its configuration.
+            if *calls > 0 {
+                sandbox.new_step();
+            }
             sandbox.log.begin(exchange);
+            *calls += 1;
         }
         Ok(lease)
     }
 
     /// Runs a call until its wall clock is over. Most calls never wait, and pay for no timer.
-    async fn bounded<R>(&self, call: impl Future<Output = wasmtime::Result<R>>) -> wasmtime::Result<R> {
+    async fn bounded<R>(
+        &self,
+        is_first: bool,
+        call: impl Future<Output = wasmtime::Result<R>>,
+    ) -> wasmtime::Result<R> {
         let mut call = std::pin::pin!(call);
         if let Poll::Ready(result) = futures::poll!(&mut call) {
             return result;
         }
-        let limit = self.limits().filter_timeout;
+        let limit = self.limits().filter_timeout * if is_first { FIRST_STEP } else { 1 };
         match tokio::time::timeout(limit, call).await {
             Ok(result) => result,
             Err(_) => Err(LimitExceeded::FilterTime(limit).into()),
@@ -257,11 +281,15 @@ impl FilterRole {
     }
 
     /// Makes one for real, so that what does not fit the contract is found before it serves.
-    pub(super) async fn try_out(&self, settings: &Arc<PluginSettings>) -> wasmtime::Result<()> {
+    pub(super) async fn try_out(self: &Arc<Self>, settings: &Arc<PluginSettings>) -> wasmtime::Result<()> {
         self.make(settings, Arc::default(), &"load".into()).await.map(drop)
     }
 
-    async fn instantiate(&self, plugin: &Plugin, exchange: &Arc<str>) -> wasmtime::Result<Instance> {
+    async fn instantiate(
+        self: &Arc<Self>,
+        plugin: &Plugin,
+        exchange: &Arc<str>,
+    ) -> wasmtime::Result<Instance> {
         let made = self.make(&plugin.settings, plugin.memory.clone(), exchange).await;
         made.map_err(|error| match classify(&error) {
             FailureKind::Limit(_) => error,
@@ -270,14 +298,13 @@ impl FilterRole {
     }
 
     async fn make(
-        &self,
+        self: &Arc<Self>,
         settings: &Arc<PluginSettings>,
         memory: Arc<std::sync::atomic::AtomicU64>,
         exchange: &Arc<str>,
     ) -> wasmtime::Result<Instance> {
         let limits = &settings.limits;
-        let sandbox = Sandbox::new(settings.clone(), memory, exchange.clone());
-        let _running = self.engine.running();
+        let sandbox = Sandbox::new(settings.clone(), memory, exchange.clone()).with_first_step();
         let mut store = new_store(&self.engine, FilterGuest::new(sandbox));
         let most = limits.filter_bytes.as_u64().saturating_add(limits.filter_state.as_u64());
         store.set_hostcall_fuel(
@@ -290,7 +317,7 @@ impl FilterRole {
         };
         let made = tokio::time::timeout(limit, made).await;
         let exports = made.map_err(|_| LimitExceeded::FilterTime(limit))??;
-        Ok(Instance { store, exports, calls: 0 })
+        Ok(Instance { role: self.clone(), store, exports, calls: 0 })
     }
 }
 

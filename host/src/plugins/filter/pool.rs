@@ -1,9 +1,9 @@
 //! A filter's instances: reused for any task, recycled after a number of calls, gone after a trap.
 //!
-//! Invariant: an instance that did not return in good order is never called again; those of a generation that no longer
-//! serves are not kept; and there are never more than `limits.filter_instances`, busy and idle together.
+//! Invariant: an instance that did not return in good order is never called again; those of a generation go with the last
+//! who has a [`super::Filter`] of it; and there are never more than `limits.filter_instances`, busy and idle together.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -17,6 +17,8 @@ use crate::plugins::settings::PluginSettings;
 
 /// An instance between or within calls.
 pub(super) struct Instance {
+    /// What it is made of.
+    pub(super) role: Arc<FilterRole>,
     pub(super) store: Store<FilterGuest>,
     pub(super) exports: FilterComponent,
     /// Calls that it has had.
@@ -35,8 +37,7 @@ pub(in crate::plugins) struct FilterPool {
 
 #[derive(Default)]
 struct Instances {
-    /// What serves: idle instances are of it.
-    serving: Weak<FilterRole>,
+    /// Of the generation that serves, and of others that runs still have; the one that was busy last is last.
     idle: Vec<Instance>,
     /// Busy ones, and those that are being made, among them.
     live: usize,
@@ -65,18 +66,13 @@ impl FilterPool {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another generation serves, or none: the idle instances of the one before go.
-    pub(super) fn serve(&self, role: Option<&Arc<FilterRole>>) {
-        let serving = role.map(Arc::downgrade).unwrap_or_default();
+    /// Nobody will call the role any more: its idle instances go.
+    pub(super) fn forget(&self, role: &Arc<FilterRole>) {
         let mut instances = self.instances();
-        if instances.serving.ptr_eq(&serving) {
-            return;
-        }
-        instances.serving = serving;
-        let gone = std::mem::take(&mut instances.idle);
-        instances.live -= gone.len();
+        let before = instances.idle.len();
         // Under the lock: an instance's place in the engine is free before another one is made.
-        drop(gone);
+        instances.idle.retain(|idle| !Arc::ptr_eq(&idle.role, role));
+        instances.live -= before - instances.idle.len();
     }
 
     /// What another generation did is forgotten.
@@ -101,18 +97,15 @@ impl FilterPool {
             Err(_) => tokio::time::timeout(patience, self.permits.acquire()).await.ok()?.ok()?,
         };
         let mut instances = self.instances();
-        let instance = if std::ptr::eq(instances.serving.as_ptr(), Arc::as_ptr(role)) {
-            instances.idle.pop()
-        } else {
-            None
-        };
+        let at = instances.idle.iter().rposition(|idle| Arc::ptr_eq(&idle.role, role));
+        let instance = at.map(|at| instances.idle.remove(at));
         if instance.is_none() {
             // Where there are as many as there may be, one is idle, since this call has a permit: it makes room.
-            let outworn = if instances.live >= self.most { instances.idle.pop() } else { None };
-            if outworn.is_none() {
+            if instances.live >= self.most && !instances.idle.is_empty() {
+                drop(instances.idle.remove(0));
+            } else {
                 instances.live += 1;
             }
-            drop(outworn);
         }
         Some(Lease { pool: self, instance, _permit: permit })
     }
@@ -127,20 +120,15 @@ pub(super) struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    /// Keeps the instance for another call, unless it is worn out or its generation serves no longer.
-    pub(super) fn give_back(mut self, role: &Arc<FilterRole>) {
+    /// Keeps the instance for another call, unless it is worn out.
+    pub(super) fn give_back(mut self) {
         let Some(instance) = self.instance.take_if(|instance| instance.calls < self.pool.most_calls) else {
             return;
         };
         let mut instances = self.pool.instances();
-        if std::ptr::eq(instances.serving.as_ptr(), Arc::as_ptr(role)) {
-            instances.idle.push(instance);
-            // Its place stays taken.
-            instances.live += 1;
-        } else {
-            drop(instances);
-            drop(instance);
-        }
+        instances.idle.push(instance);
+        // Its place stays taken.
+        instances.live += 1;
     }
 }
 

@@ -136,6 +136,19 @@ impl<T: Guest> Kept<T> {
         self.previous = None;
     }
 
+    /// The operator takes it out: the content that serves is kept for when it is enabled again, and its connections are given
+    /// the time of a reload to end.
+    pub(super) fn disable(&mut self) {
+        if self.entry.disabled {
+            return;
+        }
+        self.entry.disabled = true;
+        if let Some(before) = self.retire() {
+            self.entry.serving = Some(Arc::new(Generation::new(before.content().clone())));
+        }
+        self.close_oldest();
+    }
+
     /// Its file is gone: nothing serves, and what was remembered of contents goes with it.
     pub(super) fn remove(&mut self) {
         self.drop_work();

@@ -71,7 +71,7 @@ impl<T: Guest> Keeper<T> {
 
     fn disable(&mut self, name: &str) -> Result<(), ActionError> {
         let kept = self.plugins.get_mut(name).ok_or_else(|| ActionError::Unknown(name.to_owned()))?;
-        kept.entry.disabled = true;
+        kept.disable();
         self.retry_those_without_routes(name);
         Ok(())
     }

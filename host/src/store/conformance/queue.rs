@@ -417,6 +417,8 @@ pub(crate) async fn a_session_knows_its_tasks_in_order<F: Fixture>() {
     // One that is not known (any more) is placed by its time.
     assert_eq!(listed(Some(before), 10).await, turns);
     assert_eq!(listed(Some(TaskId::new()), 10).await, []);
+    assert_eq!(store.last_task(&session("s")).await.unwrap(), Some(turns[4]));
+    assert_eq!(store.last_task(&session("none")).await.unwrap(), None);
     store.cancel(turns[2], "").await.unwrap();
     let open = async |before| store.open_tasks(&session("s"), before).await.unwrap();
     assert_eq!(open(None).await, [turns[0], turns[1], turns[3], turns[4]]);

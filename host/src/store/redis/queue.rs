@@ -232,6 +232,12 @@ impl TaskQueue for RedisStore {
         Ok(found)
     }
 
+    async fn last_task(&self, session: &SessionId) -> Result<Option<TaskId>, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZRANGE").arg(self.line.key("s", session.as_key())).arg(-1).arg(-1);
+        Ok(ids(&self.line, &pipeline).await?.first().copied())
+    }
+
     async fn open_tasks(
         &self,
         session: &SessionId,

@@ -70,6 +70,15 @@ impl TaskQueue for SqliteStore {
         self.readers.read(move |conn| session_tasks(conn, &session, after, limit)).await
     }
 
+    async fn last_task(&self, session: &SessionId) -> Result<Option<TaskId>, StoreError> {
+        let session = session.clone();
+        let sql = "SELECT id FROM tasks WHERE session = ?1 ORDER BY n DESC LIMIT 1";
+        let last = move |conn: &Connection| {
+            conn.prepare_cached(sql)?.query_row(params![session.as_key()], |row| id(row, 0)).optional()
+        };
+        self.readers.read(last).await
+    }
+
     async fn open_tasks(
         &self,
         session: &SessionId,

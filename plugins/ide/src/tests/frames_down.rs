@@ -124,7 +124,7 @@ fn what_is_wrong_with_a_frame_is_said_and_the_connection_stays_open() {
         ),
         (
             r#"{"type":"cancel","idempotency_key":""}"#,
-            field("idempotency_key: must have 1 to 510 bytes in this session"),
+            field("idempotency_key: must have 1 to 508 bytes in this session"),
         ),
         (&deep, field("the frame is nested deeper than 64")),
         (&many, field("the frame holds more than 50000 values")),

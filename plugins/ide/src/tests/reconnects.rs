@@ -1,8 +1,6 @@
 //! Connections that come after others: what they see, and from where.
 
 use super::*;
-use crate::stream::Stream;
-use plugway_sdk::{Submitted, Task};
 use proptest::prelude::*;
 
 /// One event of a turn, by number.
@@ -142,7 +140,7 @@ fn without_a_cursor_a_connection_sees_what_comes_from_now_on() {
         .leave()
         .serve(&Ide);
     let said = second.json();
-    assert_eq!(said[0]["cursor"], "task_1.1.2~m", "it knows where it stands");
+    assert_eq!(said[0]["cursor"], Value::Null, "it stands nowhere yet");
     assert_eq!(said[1]["token"], "and so on");
     assert_eq!(said[4]["token"], "two", "turns that another connection began are seen too");
     assert_eq!(said.len(), 8);
@@ -153,18 +151,36 @@ fn without_a_cursor_a_connection_sees_what_comes_from_now_on() {
 }
 
 #[test]
-fn a_turn_of_its_own_is_seen_though_another_nodes_clock_is_behind() {
+fn what_is_sent_again_is_answered_though_it_was_answered_before() {
     let mock = mock();
-    let task = |text: &str| Task::message(text).session("s").submit().unwrap();
-    let (others, own) = (task("others"), task("own"));
-    let events = |task: &Submitted| task.events().map(Result::unwrap).collect::<Vec<_>>();
-    let (others, events) = (events(&others), events(&own));
-    let mut stream = Stream::from_now(false, mock.now() + MINUTE);
-    assert!(stream.event(others[1].clone()).is_empty());
-    stream.accepted(&own.id);
-    assert!(stream.event(others[2].clone()).is_empty());
-    assert_eq!(stream.event(events[1].clone()).len(), 1);
-    assert_eq!(stream.event(events[2].clone()).len(), 2);
+    let again = json!({"type": "user_message", "content": "once", "idempotency_key": "k"});
+    mock.agent(|turn: &Submission| Script::new().started().chunks([turn.text()]).completed(turn.text()));
+    let first = stay(mock.websocket("/ws/s").json(&again)).json();
+    stay(mock.websocket("/ws/s").json(&user("meanwhile")));
+    mock.advance(MINUTE);
+    let said = stay(mock.websocket("/ws/s").json(&again)).json();
+    assert_eq!(said[..3], first);
+    assert_eq!(said[3]["token"], "meanwhile", "and all that came behind it");
+    // Whoever hears of other turns already has to say where it left off.
+    let said = stay(mock.websocket("/ws/s").json(&user("new")).wait(MINUTE).json(&again)).json();
+    assert_eq!((said.len(), &said[0]["token"]), (3, &json!("new")));
+}
+
+#[test]
+fn what_came_before_an_orderly_close_is_done() {
+    let mock = mock();
+    let upgrade = mock.websocket("/ws/s").json(&user("one")).json(&user("two")).json(&user("three"));
+    upgrade.leave().leaves_after(1).serve(&Ide);
+    assert_eq!(mock.submissions().len(), 3);
+}
+
+#[test]
+fn keys_of_sessions_do_not_meet() {
+    let mock = mock();
+    let said = |key: &str| json!({"type": "user_message", "content": "hi", "idempotency_key": key});
+    stay(mock.websocket("/ws/a").json(&said("b\nc")));
+    stay(mock.websocket("/ws/a%0Ab").json(&said("c")));
+    assert_eq!(mock.submissions().len(), 2);
 }
 
 #[test]

@@ -5,14 +5,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use plugway_sdk::prelude::*;
-use plugway_sdk::{Frame, Message, follow_session, info, mailbox};
+use plugway_sdk::{Begin, Frame, Message, follow_session, info, mailbox};
 
 struct Parrot;
 
 impl SocketAdapter for Parrot {
     fn serve(&self, upgrade: Request, socket: Socket) -> Result<()> {
         let session = SessionId::from(upgrade.param("session").unwrap_or_default());
-        follow_session(&session, None)?;
+        follow_session(&session, Begin::Now)?;
         loop {
             let Some(message) = mailbox::next(None) else { continue };
             match message {

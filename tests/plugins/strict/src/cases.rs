@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use plugway_sdk::prelude::*;
-use plugway_sdk::{bounds, follow_session, http, kv, pacing, webhooks};
+use plugway_sdk::{Begin, bounds, follow_session, http, kv, pacing, webhooks};
 
 /// Name of the case, what is expected, what came of it.
 pub(crate) type Outcome = (String, &'static str, String);
@@ -151,12 +151,19 @@ fn tasks(case: Report) -> Result<()> {
     case("a cursor that is none", "invalid", word(follow(&one, Some("nonsense".into())), said));
     case("a task that is not there", "not found", word(follow(&TaskRef::new("nobody"), None), said));
     let session = |name: String| SessionId::from(name);
-    let of_session = |name, after| follow_session(&session(name), after);
-    case("a session to come", "taken", word(of_session("to come".to_owned(), None), said));
-    case("a session without a name", "invalid", word(of_session(String::new(), None), said));
+    let of_session = |name, begin| follow_session(&session(name), begin);
+    case("a session to come", "taken", word(of_session("to come".to_owned(), Begin::Start), said));
+    case(
+        "what a session does from now on",
+        "taken",
+        word(of_session("to come".to_owned(), Begin::Now), said),
+    );
+    case("a session without a name", "invalid", word(of_session(String::new(), Begin::Start), said));
     let longer = long(bounds::SESSION_NAME + 1);
-    case("a longer name of a session", "invalid", word(of_session(longer.clone(), None), said));
-    let foreign = of_session("to come".to_owned(), cursor.as_ref());
+    case("a longer name of a session", "invalid", word(of_session(longer.clone(), Begin::Now), said));
+    let foreign = of_session("to come".to_owned(), Begin::Task(&one.id));
+    case("a task of another session", "invalid", word(foreign, said));
+    let foreign = of_session("to come".to_owned(), Begin::After(cursor.as_ref().expect("a cursor")));
     case("a cursor of another session", "invalid", word(foreign, said));
     let mut submit = |name: &str, expected, task: Task| {
         let said = |error| match error {
