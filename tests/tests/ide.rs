@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use plugway_tests::{Builder, Gateway, INTERNAL_KEY, Runtime, overwrite_bytes, plugin, salted, within};
+use plugway_tests::{
+    Builder, DEADLINE, Gateway, INTERNAL_KEY, Runtime, eventually, overwrite_bytes, plugin, salted, within,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -138,6 +140,48 @@ async fn a_second_message_interrupts_the_first_which_keeps_what_was_written() {
     assert!((cancelled - 1.0).abs() < f64::EPSILON, "{cancelled} were cancelled");
     let text: String = heard.iter().filter_map(|frame| frame["token"].as_str()).collect();
     assert!(text.starts_with("w1 w2") && text.contains("stop it"), "{text}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_interrupted_sees_its_caller_go_and_is_told_all_results() {
+    let runtime = Runtime::start().await;
+    let gateway = before(&runtime).set("workers.on_busy", "interrupt").start().await;
+    let mut socket = connect(&gateway, "/ws/s").await;
+    say(&mut socket, "/say working\n/silent").await;
+    runtime.last_is("streaming").await;
+    // What the agent has asked for interrupts nothing, and is not lost to what does.
+    let result = json!({"type": "tool_result", "call_id": "c1", "result": 1}).to_string();
+    socket.send(Message::text(result)).await.expect("it is sent");
+    eventually(DEADLINE, || async {
+        let waiting = gateway.metrics().await.sum("plugway_tasks_submitted_total", &[]);
+        if waiting >= 2.0 { Ok(()) } else { Err(format!("{waiting} were submitted")) }
+    })
+    .await;
+    say(&mut socket, "go on").await;
+    let mut ends = Vec::new();
+    while ends.len() < 3 {
+        let frame = hear(&mut socket).await.expect("it is open");
+        if frame["type"] == "done" {
+            ends.push(frame["metadata"]["finish_reason"].as_str().unwrap_or("stop").to_owned());
+        }
+    }
+    assert_eq!(ends[0], "cancelled");
+    let asked = runtime.asked().await;
+    let seen: Vec<_> =
+        asked.iter().map(|asked| (asked["message"]["type"].as_str(), asked["state"].as_str())).collect();
+    let expected = [("user_message", "gone"), ("tool_result", "ended"), ("user_message", "ended")];
+    assert_eq!(seen, expected.map(|(kind, state)| (Some(kind), Some(state))));
+}
+
+#[tokio::test]
+async fn a_call_with_very_many_arguments_arrives_as_it_was_written() {
+    let runtime = Runtime::start().await;
+    let gateway = before(&runtime).set("agents.runtime.max_frame", "4MiB").start().await;
+    let mut socket = connect(&gateway, "/ws/s").await;
+    let rows: Vec<_> = (0..60_000).map(|_| json!({"a": 0})).collect();
+    let call = json!({"type": "tool_call", "call_id": "c", "tool_name": "t", "arguments": {"rows": rows}});
+    say(&mut socket, &format!("/send {call}\n/done")).await;
+    assert_eq!(hear(&mut socket).await, Some(call));
 }
 
 #[tokio::test]

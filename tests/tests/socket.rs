@@ -8,12 +8,15 @@ use plugway_tests::{
     Answer, Builder, DEADLINE, Gateway, eventually, fixture, overwrite_bytes, salted, within,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{Error, client::IntoClientRequest as _};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+const UPGRADE: &str = "GET /parrot/s HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn builder() -> Builder {
     Gateway::builder()
@@ -164,12 +167,16 @@ async fn what_is_no_websocket_is_refused_in_words() {
         request.header("connection", "keep-alive, Upgrade").header("upgrade", "websocket")
     };
     let old = asks(get("/parrot/s")).header("sec-websocket-version", "8").header("sec-websocket-key", "eA==");
-    let old = Answer::read(old.send().await.expect("an answer")).await.expect("all of it").expect(400);
-    assert_eq!(old.error()["param"], "sec-websocket-version");
+    let old = Answer::read(old.send().await.expect("an answer")).await.expect("all of it").expect(426);
+    assert_eq!(old.header("sec-websocket-version"), Some("13"));
     let keyless = asks(get("/parrot/s")).header("sec-websocket-version", "13");
     let keyless =
         Answer::read(keyless.send().await.expect("an answer")).await.expect("all of it").expect(400);
     assert_eq!(keyless.error()["param"], "sec-websocket-key");
+    let short =
+        asks(get("/parrot/s")).header("sec-websocket-version", "13").header("sec-websocket-key", "eA==");
+    let short = Answer::read(short.send().await.expect("an answer")).await.expect("all of it").expect(400);
+    assert_eq!(short.error()["param"], "sec-websocket-key");
     let post = gateway.request(Method::POST, "/parrot/s").send().await.expect("an answer");
     assert_eq!(post.status(), 405);
     // A page that is not listed may not connect, though browsers let it try.
@@ -208,6 +215,10 @@ async fn a_client_that_breaks_the_rules_is_told_which() {
     assert_eq!(hear_text(&mut socket).await.len(), 10_000);
     say(&mut socket, &"x".repeat(10_001)).await;
     assert_eq!(closed(&mut socket).await.0, 1009);
+    // One that is still being sent when that is known.
+    let mut socket = connect(&gateway, "s").await;
+    say(&mut socket, &"x".repeat(20 << 20)).await;
+    assert_eq!(closed(&mut socket).await.0, 1009);
 
     // Frames that no library sends: unmasked; reserved bits; text that is not UTF-8; a close with half a code.
     for (frame, code) in [
@@ -217,9 +228,7 @@ async fn a_client_that_breaks_the_rules_is_told_which() {
         (&[0x83, 0x80, 0, 0, 0, 0], 1002),
     ] {
         let mut stream = TcpStream::connect(gateway.host()).await.expect("it listens");
-        let head = "GET /parrot/s HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        stream.write_all(head.as_bytes()).await.expect("it is sent");
+        stream.write_all(UPGRADE.as_bytes()).await.expect("it is sent");
         stream.write_all(frame).await.expect("it is sent");
         let mut answer = Vec::new();
         within("the end", stream.read_to_end(&mut answer)).await.expect("it is closed");
@@ -278,6 +287,98 @@ async fn a_client_that_gives_no_sign_of_life_is_dropped_and_one_that_answers_pin
     gateway.logged(&["told to end", "gone"]).await;
     assert!(gateway.metrics().await.sum("plugway_sockets_idle_total", &[]) >= 1.0);
     drop(dead);
+}
+
+#[tokio::test]
+async fn whoever_pings_without_reading_is_not_kept_in_memory() {
+    let gateway = builder().set("stream.write_timeout", "5m").start().await;
+    let mut stream = TcpStream::connect(gateway.host()).await.expect("it listens");
+    stream.write_all(UPGRADE.as_bytes()).await.expect("it is sent");
+    let before = gateway.memory();
+    // Masked with zeros, 125 bytes each.
+    let ping = [&[0x89, 0xfd, 0, 0, 0, 0][..], &[b'p'; 125]].concat();
+    let pings = ping.repeat(1_000);
+    let mut sent = 0;
+    let flood = async {
+        while sent < 2_000 {
+            stream.write_all(&pings).await.expect("it is sent");
+            sent += 1;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(4), flood).await.is_err(), "all of it was taken");
+    let grown = gateway.memory().saturating_sub(before);
+    assert!(grown < 24 << 20, "{grown} bytes more after {sent} thousand pings");
+    assert_serves(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_slow_line_is_no_idle_one() {
+    let gateway = builder().set("websocket.ping", "200ms").set("websocket.idle_timeout", "2s").start().await;
+    // One that reads all the time, and never all that there is.
+    let line = TcpSocket::new_v4().expect("a socket");
+    line.set_recv_buffer_size(16 << 10).expect("a small buffer");
+    let line = line.connect(gateway.host().parse().expect("an address")).await.expect("it listens");
+    let (mut slow, _) = client_async(url(&gateway, "/parrot/s"), line).await.expect("it is accepted");
+    slow.send(Message::text("/flood 100")).await.expect("it is sent");
+    let mut heard = 0;
+    while heard < 100 {
+        match within("a message", slow.next()).await.expect("it is open").expect("a message") {
+            Message::Text(text) => {
+                assert_eq!(text.len(), 64 << 10);
+                heard += 1;
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+            other => assert!(other.is_ping(), "{other:?}"),
+        }
+    }
+    // One whose message takes longer than a client may be silent, and who answers no ping meanwhile.
+    let mut stream = TcpStream::connect(gateway.host()).await.expect("it listens");
+    stream.write_all(UPGRADE.as_bytes()).await.expect("it is sent");
+    stream.write_all(&[0x81, 0xfe, 0x10, 0x00, 0, 0, 0, 0]).await.expect("it is sent");
+    for _ in 0..64 {
+        stream.write_all(&[b'x'; 64]).await.expect("it is sent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut answer = Vec::new();
+    let echoed = async {
+        while !answer.windows(4_096).any(|window| window.iter().all(|byte| *byte == b'x')) {
+            assert!(stream.read_buf(&mut answer).await.expect("it is open") > 0, "it was closed");
+        }
+    };
+    within("the echo", echoed).await;
+}
+
+#[tokio::test]
+async fn a_session_that_a_plugin_can_not_take_is_nobody_elses() {
+    let gateway = builder().set("plugins.parrot.limits.traps", 3).start().await;
+    let trap = async |session: &str| {
+        let mut socket = connect(&gateway, session).await;
+        say(&mut socket, "/trap").await;
+        assert_eq!(closed(&mut socket).await.0, 1011);
+    };
+    for _ in 0..10 {
+        trap("poisoned").await;
+    }
+    assert_serves(&gateway).await;
+    // A plugin that fails for one after the other is put aside all the same.
+    trap("one").await;
+    trap("two").await;
+    match connect_async(url(&gateway, "/parrot/another")).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("it was let in: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_taken_out_ends_its_connections_in_the_time_of_a_reload() {
+    let gateway = builder().set("plugins.parrot.limits.drain_timeout", "1s").start().await;
+    let mut socket = connect(&gateway, "s").await;
+    gateway.administer("parrot", "disable").await.expect(200);
+    say(&mut socket, "still here").await;
+    assert_eq!(hear_text(&mut socket).await, "still here");
+    assert_eq!(closed(&mut socket).await, (1012, "service restart".to_owned()));
+    gateway.administer("parrot", "enable").await.expect(200);
+    assert_serves(&gateway).await;
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ pub(super) fn inspect(args: &CheckArgs) -> anyhow::Result<()> {
         generation.exported.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     say!("roles     {}", roles.join(", "));
     for route in &manifest.routes {
-        say!("route     {} {} (access: {:?})", route.method, route.path, route.access);
+        say!("route     {} {} (access: {:?})", route.word(), route.path, route.access);
     }
     for origin in &manifest.origins {
         say!("wants     origin {origin}");

@@ -92,13 +92,21 @@ impl Manifest {
 }
 
 impl Manifest {
-    /// Its routes with the mount before them, as "POST /second/webhook".
+    /// Its routes with the mount before them, as "POST /second/webhook" or "WS /second/ws/{id}".
     pub(super) fn routes_under(&self, mount: &str) -> Vec<String> {
-        self.routes.iter().map(|route| format!("{} {mount}{}", route.method, route.path)).collect()
+        self.routes.iter().map(|route| format!("{} {mount}{}", route.word(), route.path)).collect()
     }
 }
 
 impl Route {
+    /// Its method, or that it is a WebSocket, as authors write it.
+    pub fn word(&self) -> &str {
+        match self.kind {
+            RouteKind::Http => &self.method,
+            RouteKind::Websocket => "WS",
+        }
+    }
+
     fn read(raw: wit::Route) -> Result<Self, String> {
         let method_fits = raw.method == "*"
             || (!raw.method.is_empty() && raw.method.bytes().all(|byte| byte.is_ascii_uppercase()));
