@@ -174,6 +174,45 @@ async fn a_runtime_that_is_interrupted_sees_its_caller_go_and_is_told_all_result
 }
 
 #[tokio::test]
+async fn what_a_filter_keeps_in_is_in_no_frame_and_in_no_log() {
+    let runtime = Runtime::start().await;
+    let gateway = before(&runtime).plugin("redact").set("filters", vec!["redact"]).start().await;
+    let mut socket = connect(&gateway, "/ws/s").await;
+    let token = |token: &str| json!({"type": "assistant_message", "token": token, "is_final": false});
+    // The input, which passes as it is, has the number in pieces only.
+    let pieces = ["my card is 4111", " 1111 11", "11 1111 for", " good"];
+    let steps: Vec<_> = pieces.iter().map(|piece| format!("/send {}", token(piece))).collect();
+    let whole = json!({"type": "assistant_message", "content": null, "is_final": true});
+    let call = json!({"type": "tool_call", "call_id": "c", "tool_name": "pay", "arguments": {"mail": "ann@example.org"}});
+    say(&mut socket, &format!("{}\n/send {whole}\n/send {call}\n/done", steps.join("\n"))).await;
+    let mut frames = Vec::new();
+    while frames.last().is_none_or(|frame: &Value| frame["type"] != "done") {
+        frames.push(hear(&mut socket).await.expect("it is open"));
+    }
+    let said = Value::from(frames.clone()).to_string();
+    let text: String = frames.iter().filter_map(|frame| frame["token"].as_str()).collect();
+    assert_eq!(text, "my card is [CARD] for good", "{said}");
+    let called = frames.iter().find(|frame| frame["type"] == "tool_call").expect("it is called");
+    assert_eq!(called["arguments"], json!({"mail": "[EMAIL]"}));
+    assert!(
+        frames.iter().any(|frame| frame["is_final"] == true && frame["type"] == "assistant_message"),
+        "{said}"
+    );
+    let mut written = String::new();
+    for file in std::fs::read_dir(gateway.directory().join("data")).expect("its data") {
+        let file = file.expect("a file").path();
+        if file.is_file() {
+            written.push_str(&String::from_utf8_lossy(&std::fs::read(file).expect("it can be read")));
+        }
+    }
+    assert!(written.contains("[CARD]"), "the log is there");
+    for kept in ["4111 1", "1111 1111"] {
+        assert!(!said.contains(kept) && !written.contains(kept), "{kept} got out");
+        assert!(!gateway.log().iter().any(|line| line.contains(kept)), "{kept} is in the log");
+    }
+}
+
+#[tokio::test]
 async fn a_call_with_very_many_arguments_arrives_as_it_was_written() {
     let runtime = Runtime::start().await;
     let gateway = before(&runtime).set("agents.runtime.max_frame", "4MiB").start().await;

@@ -75,6 +75,25 @@ async fn an_answer_is_edited_while_the_agent_writes_and_ends_without_cursor() {
 }
 
 #[tokio::test]
+async fn what_a_filter_keeps_in_is_in_no_edit() {
+    let bot = BotApi::start().await;
+    let tune = |builder: Builder| {
+        builder.plugin("redact").set("filters", vec!["redact"]).set("agents.echo.chunk_delay", "150ms")
+    };
+    let _gateway = bot.gateway(tune).await;
+    bot.says(7, "my card is 4111 1111 1111 1111 which nobody is to see in any edit of this long answer")
+        .await;
+    let messages = bot.settled(7).await;
+    let answer = "my card is [CARD] which nobody is to see in any edit of this long answer";
+    assert_eq!(texts(&messages), [answer]);
+    assert!(!messages[0].before.is_empty(), "it was edited");
+    for call in bot.calls().await {
+        let said = call.body.to_string();
+        assert!(!said.contains("4111") && !said.contains("1111 1"), "{} said {said}", call.method);
+    }
+}
+
+#[tokio::test]
 async fn the_first_message_waits_for_enough_of_the_answer() {
     let bot = BotApi::start().await;
     let tune = |builder: Builder| {

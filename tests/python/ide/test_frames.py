@@ -69,15 +69,15 @@ class Frames(Suite):
         self.assertEqual(await ide.text(), frame)
         self.assertEqual(await ide.frame(), DONE)
 
-    async def test_ends_of_an_answer_that_are_no_frames_are_none_here(self):
+    async def test_an_end_that_is_no_frame_is_told_in_the_gateways_words(self):
         ide = await self.connect(new_session())
         ends = [r'/text "data: [DONE]\n\n"', r'/text "event: done\ndata: {\"status\": \"completed\"}\n\n"', "/wait 0"]
         for end in ends:
             await ide.ask("/say so", end)
         await ide.ask("/done")
         for _ in ends:
-            self.assertEqual([await ide.frame(), await ide.frame()], said("so"))
-        self.assertEqual(await ide.frame(), DONE)
+            self.assertEqual(await ide.turn(), [*said("so"), {**DONE, "metadata": {"finish_reason": "stop"}}])
+        self.assertEqual(await ide.turn(), [DONE])
 
     async def test_a_runtime_that_says_nothing_is_an_error(self):
         ide = await self.connect(new_session())

@@ -143,7 +143,7 @@ fn common(fault: Option<Fault>) {
             std::hint::black_box(0);
         },
         Some(Fault::Slow) => {
-            let until = host::now() + Duration::from_millis(500);
+            let until = host::now() + Duration::from_secs(2);
             while host::now() < until {}
         }
         Some(Fault::Log) => (0..10_000).for_each(|line| plugway_sdk::info!("{line}: {}", "x".repeat(100))),
