@@ -10,7 +10,10 @@ use crate::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 /// Values that a field may hold to be read as a [`Value`], its own included. All of it is in [`Event::data`] anyhow.
 pub const MAX_VALUES: usize = 50_000;
@@ -37,6 +40,8 @@ pub struct Event {
     pub name: String,
     /// The whole payload as the JSON object that it came as, with what [`Event::kind`] has no field for (as `raw`).
     pub data: String,
+    /// Where the agent's own frame is in `data`, if that was seen when the kind was read.
+    raw: Option<Range<usize>>,
 }
 
 impl Event {
@@ -57,7 +62,8 @@ impl Event {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn raw(&self) -> Option<&str> {
-        json::member(&self.data, "raw").filter(|frame| frame.starts_with('{'))
+        let seen = self.raw.clone().and_then(|range| self.data.get(range));
+        seen.or_else(|| json::member(&self.data, "raw").filter(|frame| frame.starts_with('{')))
     }
 
     /// Whether the task is over: exactly one event of a task is terminal.
@@ -66,8 +72,14 @@ impl Event {
     }
 
     pub(crate) fn from_raw(raw: raw::types::Event) -> Self {
+        let plain = if raw.kind == "response_chunk" { plain_text(&raw.data) } else { None };
+        let (kind, frame) = match plain {
+            Some((text, frame)) => (EventKind::ResponseChunk(ResponseChunk { text }), frame),
+            None => (EventKind::read(&raw.kind, &raw.data), None),
+        };
         Self {
-            kind: EventKind::parse(&raw.kind, &raw.data),
+            kind,
+            raw: frame,
             task: raw.task.into(),
             session: raw.session.into(),
             attempt: raw.attempt,
@@ -257,11 +269,13 @@ impl EventKind {
     /// assert_eq!(chunk.text, "Hi");
     /// ```
     pub fn parse(kind: &str, data: &str) -> Self {
-        if kind == "response_chunk"
-            && let Some(text) = plain_text(data)
-        {
-            return Self::ResponseChunk(ResponseChunk { text });
+        match plain_text(data).filter(|_| kind == "response_chunk") {
+            Some((text, _)) => Self::ResponseChunk(ResponseChunk { text }),
+            None => Self::read(kind, data),
         }
+    }
+
+    fn read(kind: &str, data: &str) -> Self {
         let unknown = || Self::Unknown { kind: kind.to_owned(), data: data.to_owned() };
         let mut fields = Fields { data, fit: json::is_object(data) };
         let event = match kind {
@@ -326,14 +340,17 @@ impl EventKind {
 }
 
 /// The text of `{"text":"…"}`, where nothing but the agent's own frame stands behind it and no character is written as a
-/// number: most chunks, and the hot path.
-fn plain_text(data: &str) -> Option<String> {
+/// number: most chunks, and the hot path. And where that frame is.
+fn plain_text(data: &str) -> Option<(String, Option<Range<usize>>)> {
     let quoted = data.strip_prefix(r#"{"text":""#)?;
     let (mut rest, behind) = quoted.split_at_checked(json::string_end(quoted)?)?;
+    let mut raw = None;
     if behind != r#""}"# {
         let frame = behind.strip_prefix(r#"","raw":"#)?;
         let end = json::value_end(frame).filter(|_| frame.starts_with('{'))?;
         (frame[end..] == *"}").then_some(())?;
+        let begin = data.len() - frame.len();
+        raw = Some(begin..begin + end);
     }
     let mut text = String::with_capacity(rest.len());
     while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\')) {
@@ -353,7 +370,7 @@ fn plain_text(data: &str) -> Option<String> {
         rest = escape.as_str();
     }
     text.push_str(rest);
-    Some(text)
+    Some((text, raw))
 }
 
 /// A payload's fields, read one by one, and those that nobody asks for not at all: an agent's own frame may be large, or

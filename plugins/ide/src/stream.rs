@@ -99,13 +99,17 @@ impl Stream {
             // The message that closes the answer may have gone with what a filter has changed.
             frames.splice(..0, outbound::whole(event));
         }
-        let is = |name, value| json::member(own, name) == Some(value);
-        let whole = match is("type", "\"assistant_message\"") {
-            true => is("is_final", "true"),
-            false => said.whole,
-        };
+        let (mut kind, mut is_final) = ("", false);
+        for member in json::members(own) {
+            match member.name {
+                "type" => kind = member.value,
+                "is_final" => is_final = member.value == "true",
+                _ => {}
+            }
+        }
+        let whole = if kind == "\"assistant_message\"" { is_final } else { said.whole };
         let frames_of = if said.frames == Frames::Made { Frames::Made } else { Frames::Own };
-        self.turn.said = Said { frames: frames_of, whole, done: is("type", "\"done\"") };
+        self.turn.said = Said { frames: frames_of, whole, done: kind == "\"done\"" };
         frames
     }
 
