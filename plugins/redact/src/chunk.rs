@@ -162,6 +162,9 @@ impl<'e> Texts<'e> {
 
     /// Whether the event had nothing but these texts, of which nothing comes out.
     fn is_all_of(&self, kind: &str, data: &str) -> bool {
+        if self.fields.is_empty() {
+            return false;
+        }
         if self.says || matches!(kind, "response_chunk" | "thinking") {
             return !self.says;
         }

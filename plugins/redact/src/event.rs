@@ -7,7 +7,7 @@ use crate::{
     rules::Rules,
     state::{Channel, Other, State},
     stream::Edge,
-    values::{Leaf, Place, is_json, quote, rewrite, unquote},
+    values::{Leaf, Place, is_json, objects, quote, rewrite, unquote},
 };
 use plugway_sdk::{Draft, error, json};
 
@@ -132,14 +132,18 @@ fn completed(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft> {
         // What was not streamed yet comes with what is held back: a match may be in both.
         out.extend(draft(RESPONSE, &state.response.stream.push(rules, unsaid, edge)));
     } else {
+        // An answer that is another than what was said leaves that without an end.
+        let edge = if said.is_some() && unsaid.is_none() { Edge::Broken } else { edge };
         out.extend(rest(rules, &mut state.response, edge, RESPONSE));
     }
+    let others = others(&event.data);
     let mut answer = said.as_deref().map(|text| Answer::new(rules, &state.said, text, edge));
     let mut judge = Judge::new(rules, IDS);
     let last = rewritten(&event, &mut |place, leaf| {
-        let in_message = matches!(place.path, ["messages", "content"] | ["messages", "content", "text"]);
+        let of_message = matches!(place.path, ["messages", "content"] | ["messages", "content", "text"]);
         if let (Leaf::Text(json), Some(answer)) = (leaf, &mut answer)
-            && let Some(part) = unquote(json).and_then(|text| answer.part(&text, in_message))
+            && let Some(part) =
+                unquote(json).and_then(|text| answer.part(&text, of_message && !is_in(&others, json)))
         {
             return part.map(|part| quote(&part));
         }
@@ -150,6 +154,21 @@ fn completed(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft> {
     out.push(last.unwrap_or(event));
     *state = State::default();
     out
+}
+
+/// Messages of the turn that the agent did not say, as results of tools.
+fn others(data: &str) -> Vec<&str> {
+    let messages = objects(json::member(data, "messages").unwrap_or_default());
+    let is_other = |message: &&str| {
+        json::member(message, "role").is_some_and(|role| unquote(role).is_none_or(|role| role != "assistant"))
+    };
+    messages.into_iter().filter(is_other).collect()
+}
+
+/// Whether a part of a text is in one of other parts of it, which are in order.
+fn is_in(parts: &[&str], part: &str) -> bool {
+    let begun = parts.partition_point(|other| other.as_ptr() <= part.as_ptr());
+    parts[..begun].last().is_some_and(|other| other.as_bytes().as_ptr_range().contains(&part.as_ptr()))
 }
 
 /// The rest of all other texts.

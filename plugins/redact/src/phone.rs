@@ -154,8 +154,9 @@ fn zero(run: &[Group], digits: &[u8], bracketed: bool) -> bool {
     let binary = digits.iter().all(|digit| *digit <= 1);
     let date = (length(0), length(1), length(2)) == (2, 2, 4);
     let pairs = run.len() == 5 && run.iter().all(|group| group.len() == 2);
-    let number = |at: usize| digits[at] * 10 + digits[at + 1];
-    let counts = pairs && (2..10).step_by(2).all(|at| number(at) == number(at - 2) + 1);
+    let number = |at: usize| digits[2 * at] * 10 + digits[2 * at + 1];
+    let counts =
+        run.iter().all(|group| group.len() == 2) && (1..run.len()).all(|at| number(at) == number(at - 1) + 1);
     let gaps = run[1..].iter().enumerate().all(|(at, group)| {
         let gap = group.gap;
         gap.is(" ")

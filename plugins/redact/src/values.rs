@@ -106,6 +106,32 @@ pub(crate) fn text_end(bytes: &[u8], mut at: usize) -> usize {
     bytes.len()
 }
 
+/// The objects of a list of valid JSON, as they are written.
+pub(crate) fn objects(list: &str) -> Vec<&str> {
+    let bytes = list.as_bytes();
+    let (mut objects, mut depth, mut from, mut at) = (Vec::new(), 0_usize, 0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = text_end(bytes, at),
+            b'{' | b'[' => {
+                if depth == 1 {
+                    from = at - 1;
+                }
+                depth += 1;
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                if depth == 1 && *byte == b'}' {
+                    objects.push(&list[from..at]);
+                }
+            }
+            _ => {}
+        }
+    }
+    objects
+}
+
 /// Whether a text is one JSON object or list. Its texts may hold halves of surrogate pairs.
 pub(crate) fn is_json(text: &str) -> bool {
     let bytes = text.as_bytes();

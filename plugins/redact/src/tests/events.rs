@@ -42,6 +42,7 @@ fn every_text_of_an_event_is_redacted_and_names_are_not() {
         ("cancelled", json!({"reason": CARD}), json!({"reason": "[CARD]"})),
         ("signal", json!({"a": [[{"b": CARD}]]}), json!({"a": [[{"b": "[CARD]"}]]})),
         ("signal", json!({"text": "fine", "raw": CARD}), json!({"text": "fine"})),
+        ("x", json!({"raw": {"x": CARD}}), json!({})),
         (
             "thinking",
             json!({"thought": format!("{CARD}, "), "step": 3}),
@@ -329,12 +330,24 @@ fn messages_keep_their_ends() {
 #[test]
 fn a_match_is_found_over_messages_and_their_parts() {
     let text = "card 4111 1111 1111 1111 ok";
-    let messages = json!([{"role": "assistant", "content": "card 4111 1111 "}, {"role": "tool", "content": "fine"},
+    let messages = json!([{"role": "assistant", "content": "card 4111 1111 "}, {"role": "tool", "content": "1"},
         {"role": "assistant", "content": [{"type": "text", "text": "1111 "}, {"type": "text", "text": "1111 ok"}]}]);
     let out = run(json!({}), &[("completed", json!({"text": text, "messages": messages}))]);
-    let expected = json!([{"role": "assistant", "content": "card [CARD]"}, {"role": "tool", "content": "fine"},
+    let expected = json!([{"role": "assistant", "content": "card [CARD]"}, {"role": "tool", "content": "1"},
         {"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "text", "text": " ok"}]}]);
     assert_eq!(out[0].1["messages"], expected);
+    // Another answer than what was said.
+    let out = run(
+        json!({}),
+        &[
+            ("response_chunk", json!({"text": " card 4111 1111 1111 11"})),
+            ("completed", json!({"text": text})),
+        ],
+    );
+    assert_eq!(
+        (said(&out), &out.last().unwrap().1["text"]),
+        (" card [CARD]".to_owned(), &json!("card [CARD] ok"))
+    );
 }
 
 #[test]

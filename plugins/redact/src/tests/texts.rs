@@ -117,7 +117,7 @@ fn what_only_looks_so_survives() {
         "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----",
         "| a | b |\n|-----|-----|\n",
         "+1 +12 +1234567 C++ 1+2345678901 0012345678905 (2019) (12) 345",
-        "+52.5200066, +13.404954 +3.141592653 0101 1100 0011, 08 09 10 11 12",
+        "+52.5200066, +13.404954 +3.141592653 0101 1100 0011, 08 09 10 11 12, 01 02 03 04 05 06",
         "IBAN DE89 3704 0044 0532 0130 00, GB82 WEST 1234 5698 7654 32",
         "y = x@w.transpose() + A@B.conj()",
         "git@github.com/org/repo ssh://git@host.example.com/x icon@3x.webp",
