@@ -59,9 +59,10 @@ impl Config {
             }
         }
         for (at, kind) in self.deny.iter().enumerate() {
-            if let Some(always) = ALWAYS.iter().find(|always| **always == kind) {
+            // `*` is all that may be denied.
+            if let Some(always) = ALWAYS.iter().find(|always| kind != "*" && matches(kind, always)) {
                 return Err(format!(
-                    "deny[{at}]: `{always}` always passes, tasks begin and end by it: take it out"
+                    "deny[{at}]: `{always}` always passes, tasks begin and end by it: take it out, or write kinds that it is none of"
                 ));
             }
         }

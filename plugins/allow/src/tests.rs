@@ -68,6 +68,7 @@ fn a_wrong_setting_is_named() {
         (json!({"kind": []}), "unknown field `kind`"),
         (json!({"kinds": ["a"], "deny": ["b"]}), "deny: `kinds` says already what passes"),
         (json!({"deny": ["thinking", "completed"]}), "deny[1]: `completed` always passes"),
+        (json!({"deny": ["comp*"]}), "deny[0]: `completed` always passes"),
         (json!({"kinds": ["a, b"]}), "kinds[0]: \"a, b\" is no kind"),
         (json!({"kinds": ["*_step"]}), "kinds[0]: \"*_step\" is no kind"),
         (json!({"kinds": "thinking"}), "kinds: invalid type"),

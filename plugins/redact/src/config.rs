@@ -1,6 +1,6 @@
 //! What the operator may set. Unknown names are refused, so that a typing error does not pass for a setting.
 
-use crate::pattern::Pattern;
+use crate::pattern;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
@@ -11,6 +11,21 @@ const PATTERNS: usize = 64;
 const PATTERN: usize = 2048;
 /// Bytes that may be held back for a pattern.
 const HOLD: std::ops::RangeInclusive<usize> = 16..=8192;
+/// Streams that may be named, and bytes of their names.
+const STREAMS: usize = 16;
+const NAME: usize = 64;
+/// Kinds whose texts are known: they are a stream already, or whole.
+const KNOWN: &[&str] = &[
+    "response_chunk",
+    "tool_started",
+    "tool_completed",
+    "progress",
+    "approval_requested",
+    "approval_resolved",
+    "completed",
+    "failed",
+    "cancelled",
+];
 
 /// Configuration of the redact filter.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -30,8 +45,30 @@ pub(crate) struct Config {
     /// could be going on.
     #[schemars(range(min = 16, max = 8192))]
     pub(crate) hold_bytes: usize,
+    /// Fields of further kinds of events that bring a text piece by piece. Without any: `token` and `content` of all kinds
+    /// that the gateway has no meaning for, and of `thinking`.
+    pub(crate) streams: Option<Vec<StreamField>>,
     /// Whether what goes to the agent is redacted too.
     pub(crate) input: bool,
+}
+
+/// A field that brings a text piece by piece.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StreamField {
+    /// Kind of the events, as `reasoning`.
+    pub(crate) kind: String,
+    /// The field that the text is in.
+    pub(crate) field: String,
+}
+
+/// How a field brings text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Piece by piece: words may be cut.
+    Pieces,
+    /// In lines or more at once, perhaps: of which only what would tell too much is held back.
+    Lines,
 }
 
 /// Whether something is looked for, and what is put in its place.
@@ -65,6 +102,7 @@ impl Default for Config {
             secret: Kind::On(true),
             patterns: Vec::new(),
             hold_bytes: 256,
+            streams: None,
             input: false,
         }
     }
@@ -106,10 +144,43 @@ impl Config {
                 own.replacement.as_deref().unwrap_or_default(),
                 REPLACEMENT,
             )?;
-            Pattern::new(&own.pattern)
-                .map_err(|reason| format!("patterns[{at}].pattern: {name}: {reason}"))?;
         }
-        Ok(())
+        for (at, stream) in self.streams.iter().flatten().enumerate() {
+            let (kind, field) = (&stream.kind, &stream.field);
+            if at == STREAMS {
+                return Err(format!("streams: these are too many, at most {STREAMS}"));
+            }
+            if KNOWN.contains(&kind.as_str()) || (kind == "thinking" && field == "thought") {
+                return Err(format!(
+                    "streams[{at}].kind: the gateway knows the texts of `{kind}`: take it out"
+                ));
+            }
+            if kind.is_empty() || field.is_empty() || kind.len() > NAME || field.len() > NAME {
+                return Err(format!("streams[{at}]: name a kind and a field, of at most {NAME} bytes each"));
+            }
+        }
+        pattern::compile(self.patterns.iter().map(|own| own.pattern.as_str())).map(drop).map_err(
+            |(at, reason)| match at.and_then(|at| Some((at, self.patterns.get(at)?))) {
+                Some((at, own)) => format!("patterns[{at}].pattern: {}: {reason}", own.name),
+                None => format!("patterns: {reason}"),
+            },
+        )
+    }
+
+    /// How a field of a kind brings text, if it is a stream.
+    pub(crate) fn flow(streams: Option<&[StreamField]>, kind: &str, field: &str) -> Option<Flow> {
+        match (kind, field, streams) {
+            ("thinking", "thought", _) => Some(Flow::Pieces),
+            _ if KNOWN.contains(&kind) => None,
+            (_, _, Some(streams)) => streams
+                .iter()
+                .any(|stream| stream.kind == kind && stream.field == field)
+                .then_some(Flow::Pieces),
+            ("signal", ..) => None,
+            (_, "token", None) => Some(Flow::Pieces),
+            (_, "content", None) => Some(Flow::Lines),
+            _ => None,
+        }
     }
 }
 

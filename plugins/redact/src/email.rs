@@ -1,58 +1,91 @@
 //! E-mail addresses, as they are written in texts: no quoted names, no addresses without a top-level domain.
 
-use crate::verdict::{STRONG, Tail, Verdict, WEAK, is_word};
+use crate::verdict::{TELLING, Tail, Verdict, WEAK, is_word};
 
 /// Most characters before the `@`, and bytes behind it (RFC 5321).
 const NAME: usize = 64;
 const DOMAIN: usize = 255;
 
+/// What files with a scale in their name end in, as `icon@2x.png`.
+const IMAGES: &[&str] =
+    &["png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "bmp", "ico", "tif", "tiff", "heic", "pdf"];
+
+/// Characters that a name may have, one after another, which are read once for all places in them.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    from: usize,
+    end: usize,
+    /// What is behind them, once somebody asked.
+    domain: Option<Domain>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Domain {
+    None,
+    More,
+    /// Where it ends, and whether it is the host of `git@host:path`.
+    To {
+        end: usize,
+        path: bool,
+    },
+}
+
 /// Whether an address begins at a place where a word may.
-pub(crate) fn at(text: &str, pos: usize, ended: bool) -> Verdict {
+pub(crate) fn at(text: &str, pos: usize, ended: bool, names: &mut Names) -> Verdict {
     let bytes = text.as_bytes();
     if matches!(bytes[pos], b'.' | b'-' | b'+' | b'%') {
         return Verdict::No;
     }
-    let (mut behind, mut count) = (pos, 0);
-    while let Some(byte) = bytes.get(behind) {
-        let length = match byte {
-            0..0x80 => usize::from(IN_NAME[usize::from(*byte)]),
-            _ => text[behind..].chars().next().filter(|char| is_word(*char)).map_or(0, char::len_utf8),
-        };
-        if length == 0 {
-            break;
-        }
-        behind += length;
-        count += 1;
-        if count > NAME {
-            return Verdict::No;
-        }
+    if !(names.from..names.end).contains(&pos) {
+        *names = Names { from: pos, end: name_end(text, pos), domain: None };
     }
-    if count == 0 {
+    let behind = names.end;
+    let name = &text[pos..behind];
+    if name.is_empty() || name.len() > NAME && (name.len() > 4 * NAME || name.chars().count() > NAME) {
         return Verdict::No;
     }
-    match text.as_bytes().get(behind) {
-        Some(b'@') => domain(text, &text[pos..behind], behind + 1, ended),
-        None if !ended => WEAK,
-        _ => Verdict::No,
+    match bytes.get(behind) {
+        None if !ended => return WEAK,
+        Some(b'@') => {}
+        _ => return Verdict::No,
+    }
+    match *names.domain.get_or_insert_with(|| domain(text, behind + 1, ended)) {
+        Domain::None => Verdict::No,
+        Domain::More => TELLING,
+        Domain::To { path: true, .. } if name == "git" => Verdict::No,
+        Domain::To { end, .. } => Verdict::Match { end, tail: Tail::None },
     }
 }
 
-fn domain(text: &str, name: &str, pos: usize, ended: bool) -> Verdict {
+fn name_end(text: &str, pos: usize) -> usize {
+    let mut end = pos;
+    while let Some(byte) = text.as_bytes().get(end) {
+        end += match byte {
+            0..0x80 if IN_NAME[usize::from(*byte)] => 1,
+            0..0x80 => break,
+            _ => match text[end..].chars().next() {
+                Some(char) if is_word(char) => char.len_utf8(),
+                _ => break,
+            },
+        };
+    }
+    end
+}
+
+fn domain(text: &str, pos: usize, ended: bool) -> Domain {
     let rest = &text[pos..];
     let chars = rest
         .char_indices()
         .take_while(|&(at, char)| at < DOMAIN && (is_word(char) || matches!(char, '-' | '.')));
     let length = chars.last().map_or(0, |(at, char)| at + char.len_utf8());
     if length == rest.len() && length < DOMAIN && !ended {
-        return STRONG;
+        return Domain::More;
     }
     let domain = &rest[..length];
-    if domain.is_empty() {
-        return Verdict::No;
-    }
-    // `git@host:path` and `icon@2x.png` are no one's address.
-    if name == "git" || (domain.as_bytes()[0].is_ascii_digit() && domain[1..].starts_with("x.")) {
-        return Verdict::No;
+    let mut labels = domain.split('.');
+    let scale = labels.next().is_some_and(|label| matches!(label.as_bytes(), [b'0'..=b'9', b'x']));
+    if domain.is_empty() || (scale && labels.all(|label| IMAGES.contains(&label))) {
+        return Domain::None;
     }
     // The longest part that ends in a top-level domain.
     let mut end = 0;
@@ -71,7 +104,18 @@ fn domain(text: &str, name: &str, pos: usize, ended: bool) -> Verdict {
         }
         at += label.len() + 1;
     }
-    if end == 0 { Verdict::No } else { Verdict::Match { end: pos + end, tail: Tail::None } }
+    let mut behind = rest[end..].bytes();
+    match (behind.next(), behind.next()) {
+        _ if end == 0 => Domain::None,
+        (None, _) | (Some(b':' | b'('), None) if !ended => Domain::More,
+        // A method is called, on a product of matrices.
+        (Some(b'('), Some(b')')) => Domain::None,
+        (Some(b'/'), _) => Domain::To { end: pos + end, path: true },
+        (Some(b':'), next) => {
+            Domain::To { end: pos + end, path: next.is_some_and(|next| !next.is_ascii_whitespace()) }
+        }
+        _ => Domain::To { end: pos + end, path: false },
+    }
 }
 
 fn is_top(label: &str) -> bool {

@@ -1,20 +1,21 @@
 //! What becomes of an event: which of its fields are a stream, which are whole, and what is let out before it.
 
 use crate::{
+    answer::Answer,
+    chunk::{chunk, draft},
+    judge::Judge,
     rules::Rules,
-    state::State,
-    stream::{Stream, redact},
-    values::{Leaf, rewrite, text_end},
+    state::{Channel, Other, State},
+    stream::Edge,
+    values::{Leaf, Place, is_json, objects, quote, rewrite, unquote},
 };
-use plugway_sdk::{Draft, Fields, error};
-use serde::de::IgnoredAny;
-use std::borrow::Cow;
+use plugway_sdk::{Draft, error, json};
 
-const RESPONSE: (&str, &str) = ("response_chunk", "text");
-const THINKING: (&str, &str) = ("thinking", "thought");
+pub(crate) const RESPONSE: (&str, &str) = ("response_chunk", "text");
 
-/// Values that join events and messages: they are no text of the agent's.
-const IDS: &[&[&str]] = &[&["call_id"], &["messages", "tool_call_id"], &["messages", "tool_calls", "id"]];
+/// Values that join events and messages.
+pub(crate) const IDS: &[&[&str]] =
+    &[&["call_id"], &["messages", "tool_call_id"], &["messages", "tool_calls", "id"]];
 const INPUT_IDS: &[&[&str]] = &[
     &["kind"],
     &["call_id"],
@@ -27,195 +28,157 @@ const INPUT_IDS: &[&[&str]] = &[
 pub(crate) fn apply(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft> {
     let mut out = Vec::with_capacity(2);
     match &*event.kind {
-        "response_chunk" => {
-            out.extend(flush(rules, &mut state.thinking, THINKING));
-            let said = &mut state.said;
-            out.extend(chunk(rules, &mut state.response, RESPONSE, event, |text| said.hear(text)));
-            return out;
-        }
-        "thinking" => {
-            let alone = plain(&event.data, THINKING.1).is_some();
-            let fields = if alone { None } else { Fields::parse(&event.data) };
-            let step = fields.and_then(|fields| fields.get("step").map(str::to_owned)).unwrap_or_default();
-            if step != state.step {
-                out.extend(flush(rules, &mut state.thinking, THINKING));
-                state.step = step;
-            }
-            out.extend(chunk(rules, &mut state.thinking, THINKING, event, |_| {}));
-            return out;
-        }
         "tool_started" | "tool_completed" | "approval_requested" | "approval_resolved" => {
-            out.extend(flush(rules, &mut state.thinking, THINKING));
-            if !state.response.held.is_empty() && !state.response.strong && state.said.can_cut() {
-                state.said.cut();
-                out.extend(flush(rules, &mut state.response, RESPONSE));
-            }
+            cut_others(rules, state, |_| true, &mut out);
+            cut_response(rules, state, &mut out);
+            out.push(whole(rules, event));
         }
-        "completed" => {
-            out.extend(flush(rules, &mut state.thinking, THINKING));
-            let last = completed(rules, state, event, &mut out);
-            out.push(last);
-            return out;
-        }
+        "completed" => out = completed(rules, state, event),
         "failed" | "cancelled" => {
-            out.extend(flush(rules, &mut state.thinking, THINKING));
-            out.extend(flush(rules, &mut state.response, RESPONSE));
+            end(rules, &mut state.others, Edge::Broken, &mut out);
+            out.extend(rest(rules, &mut state.response, Edge::Broken, RESPONSE));
+            out.push(whole(rules, event));
         }
-        _ => {}
+        "progress" => out.push(whole(rules, event)),
+        _ => chunk(rules, state, event, &mut out),
     }
-    out.push(whole(rules, event, &|text| redact(rules, text)));
     out
 }
 
 /// A task's input; none if nothing in it matches.
-pub(crate) fn input(rules: &Rules, input: &str) -> Option<String> {
-    rewrite(input, &mut |path, leaf| judge(rules, INPUT_IDS, path, leaf, &|text| redact(rules, text)))
-}
-
-/// An event whose fields are whole. The agent's own frame goes with the first of them that is changed.
-fn whole(rules: &Rules, event: Draft, text: &dyn Fn(&str) -> Option<String>) -> Draft {
-    if serde_json::from_str::<IgnoredAny>(&event.data).is_err() {
-        return unreadable(event);
+///
+/// # Errors
+/// It can't be read.
+pub(crate) fn input(rules: &Rules, input: &str) -> Result<Option<String>, &'static str> {
+    if !is_json(input) {
+        return Err("the input is no JSON object, so nothing can be taken out of it");
     }
-    let Some(data) = rewrite(&event.data, &mut |path, leaf| judge(rules, IDS, path, leaf, text)) else {
-        return event;
-    };
-    let Some(mut fields) = Fields::parse(&data) else { return unreadable(event) };
-    if fields.remove("raw") { Draft { data: fields.to_json(), ..event } } else { Draft { data, ..event } }
+    let mut judge = Judge::new(rules, INPUT_IDS);
+    Ok(rewrite(input, &mut |place, leaf| judge.value(place, leaf)))
 }
 
-/// The answer as a whole, redacted as its chunks were: adapters compare the two.
-fn completed(rules: &Rules, state: &mut State, event: Draft, out: &mut Vec<Draft>) -> Draft {
-    let said = text_of(&event, ("completed", "text"));
-    let parts = said.as_deref().and_then(|text| state.said.split(text));
-    let held = !state.response.held.is_empty();
-    if let Some((_, rest)) = parts
-        && held
-    {
-        // What was not streamed yet comes with what is held back: a match may be in both.
-        let last = state.response.push(rules, rest, true);
-        out.extend((!last.is_empty()).then(|| draft(RESPONSE, &last)));
-    } else {
-        out.extend(flush(rules, &mut state.response, RESPONSE));
+/// Lets out what a response may be cut behind, and remembers the place.
+pub(crate) fn cut_response(rules: &Rules, state: &mut State, out: &mut Vec<Draft>) {
+    let stream = &mut state.response.stream;
+    if stream.can_cut() && state.said.can_cut() {
+        state.said.cut();
+        out.extend(draft(RESPONSE, &stream.cut(rules)));
     }
-    let clean = parts.map(|(parts, _)| {
-        parts.into_iter().map(|part| Stream::default().push(rules, part, true)).collect::<String>()
-    });
-    let answer = said.as_deref().zip(clean);
-    whole(rules, event.clone(), &|text| match &answer {
-        Some((answer, clean)) if text == *answer => (clean != text).then(|| clean.clone()),
-        _ => redact(rules, text),
-    })
 }
 
-/// An event that carries a piece of a stream; none if all of it is held back.
-fn chunk(
+/// The same of other texts.
+pub(crate) fn cut_others(
     rules: &Rules,
-    stream: &mut Stream,
-    of: (&'static str, &'static str),
-    event: Draft,
-    hear: impl FnOnce(&str),
+    state: &mut State,
+    which: impl Fn(&Other) -> bool,
+    out: &mut Vec<Draft>,
+) {
+    for other in state.others.iter_mut().filter(|other| which(other)) {
+        out.extend(draft((&other.kind, &other.field), &other.channel.stream.cut(rules)));
+    }
+}
+
+/// An event whose fields are whole.
+pub(crate) fn whole(rules: &Rules, event: Draft) -> Draft {
+    let mut judge = Judge::new(rules, IDS);
+    rewritten(&event, &mut |place, leaf| judge.value(place, leaf)).unwrap_or(event)
+}
+
+/// What became of an event; none if it stays. The agent's own frame goes with the first value that is replaced.
+fn rewritten<'e>(
+    event: &'e Draft,
+    judge: &mut dyn FnMut(Place<'_>, Leaf<'e>) -> Option<String>,
 ) -> Option<Draft> {
-    let Some(text) = text_of(&event, of) else {
-        return Some(whole(rules, event, &|text| redact(rules, text)));
-    };
-    hear(&text);
-    let held = !stream.held.is_empty();
-    let clean = stream.push(rules, &text, false);
-    let same = !held && stream.held.is_empty() && clean == *text;
-    if plain(&event.data, of.1).is_some() {
-        return if same { Some(event) } else { (!clean.is_empty()).then(|| draft(of, &clean)) };
+    if !is_object(&event.data) {
+        return Some(unreadable(event));
     }
-    // The other fields are whole, the agent's own frame too.
-    let others = rewrite(&event.data, &mut |path, leaf| {
-        if path == [of.1] { None } else { judge(rules, IDS, path, leaf, &|text| redact(rules, text)) }
-    });
-    if same && others.is_none() {
-        return Some(event);
-    }
-    if clean.is_empty() && !same {
-        return None;
-    }
-    let mut fields = Fields::parse(others.as_deref().unwrap_or(&event.data))?;
-    fields.set_text(of.1, &clean);
-    fields.remove("raw");
-    Some(Draft { data: fields.to_json(), kind: event.kind.clone() })
+    rewrite(&event.data, judge).map(|data| without_frame(&event.kind, &data))
 }
 
-/// What is held back of a stream, which ends here.
-fn flush(rules: &Rules, stream: &mut Stream, of: (&str, &str)) -> Option<Draft> {
-    let last = stream.finish(rules);
-    (!last.is_empty()).then(|| draft(of, &last))
+/// An event of a kind, without the agent's own frame.
+pub(crate) fn without_frame(kind: &str, data: &str) -> Draft {
+    if json::member(data, "raw").is_none() {
+        return Draft { kind: kind.to_owned(), data: data.to_owned() };
+    }
+    let is_frame = |name: &str| unquote(&["\"", name, "\""].concat()).is_some_and(|name| name == "raw");
+    let kept = json::members(data).filter(|member| !is_frame(member.name));
+    let kept = kept.map(|member| ["\"", member.name, "\":", member.value].concat()).collect::<Vec<_>>();
+    Draft { kind: kind.to_owned(), data: ["{", &kept.join(","), "}"].concat() }
 }
 
-fn draft((kind, field): (&str, &str), text: &str) -> Draft {
-    let data = ["{\"", field, "\":", &quote(text), "}"].concat();
-    Draft { kind: kind.to_owned(), data }
-}
-
-/// Text as JSON.
-fn quote(text: &str) -> String {
-    // Only maps with keys that are no strings could fail.
-    serde_json::to_string(text).unwrap_or_default()
+pub(crate) fn is_object(data: &str) -> bool {
+    data.trim_ascii_start().starts_with('{') && is_json(data)
 }
 
 /// What cannot be read is not let out.
-fn unreadable(event: Draft) -> Draft {
+pub(crate) fn unreadable(event: &Draft) -> Draft {
     error!("the data of an event `{}` is no JSON object: it is left out", event.kind);
-    Draft { data: "{}".to_owned(), ..event }
+    Draft { data: "{}".to_owned(), kind: event.kind.clone() }
 }
 
-/// What is put in a value's place.
-fn judge(
-    rules: &Rules,
-    ids: &[&[&str]],
-    path: &[&str],
-    leaf: Leaf<'_>,
-    text: &dyn Fn(&str) -> Option<String>,
-) -> Option<String> {
-    if ids.contains(&path) {
-        return None;
-    }
-    let json = match leaf {
-        Leaf::Number(number) => {
-            let digits = number.trim_start_matches('-');
-            return rules.number(digits.strip_suffix(".0").unwrap_or(digits)).map(quote);
-        }
-        Leaf::Text(json) => json,
+fn completed(rules: &Rules, state: &mut State, event: Draft) -> Vec<Draft> {
+    let mut out = Vec::with_capacity(2);
+    let field = |name: &str| json::member(&event.data, name).and_then(unquote);
+    let edge = match field("finish_reason").as_deref() {
+        None | Some("" | "stop" | "tool_calls") => Edge::End,
+        Some(_) => Edge::Broken,
     };
-    let value = unquote(json)?;
-    let clean = if path.last() == Some(&"arguments")
-        && value.trim_ascii_start().starts_with(['{', '['])
-        && serde_json::from_str::<IgnoredAny>(&value).is_ok()
+    end(rules, &mut state.others, edge, &mut out);
+    let said = field("text");
+    let unsaid = said.as_deref().and_then(|text| state.said.split(text)).map(|(_, unsaid)| unsaid);
+    if let Some(unsaid) = unsaid
+        && state.response.stream.hides()
     {
-        rewrite(&value, &mut |path, leaf| judge(rules, &[], path, leaf, text))
+        // What was not streamed yet comes with what is held back: a match may be in both.
+        out.extend(draft(RESPONSE, &state.response.stream.push(rules, unsaid, edge)));
     } else {
-        text(&value)
+        // An answer that is another than what was said leaves that without an end.
+        let edge = if said.is_some() && unsaid.is_none() { Edge::Broken } else { edge };
+        out.extend(rest(rules, &mut state.response, edge, RESPONSE));
+    }
+    let others = others(&event.data);
+    let mut answer = said.as_deref().map(|text| Answer::new(rules, &state.said, text, edge));
+    let mut judge = Judge::new(rules, IDS);
+    let last = rewritten(&event, &mut |place, leaf| {
+        let of_message = matches!(place.path, ["messages", "content"] | ["messages", "content", "text"]);
+        if let (Leaf::Text(json), Some(answer)) = (leaf, &mut answer)
+            && let Some(part) =
+                unquote(json).and_then(|text| answer.part(&text, of_message && !is_in(&others, json)))
+        {
+            return part.map(|part| quote(&part));
+        }
+        judge.value(place, leaf)
+    });
+    drop(answer);
+    drop(said);
+    out.push(last.unwrap_or(event));
+    *state = State::default();
+    out
+}
+
+/// Messages of the turn that the agent did not say, as results of tools.
+fn others(data: &str) -> Vec<&str> {
+    let messages = objects(json::member(data, "messages").unwrap_or_default());
+    let is_other = |message: &&str| {
+        json::member(message, "role").is_some_and(|role| unquote(role).is_none_or(|role| role != "assistant"))
     };
-    clean.map(|clean| quote(&clean))
+    messages.into_iter().filter(is_other).collect()
 }
 
-/// The text of an event's field.
-fn text_of<'a>(event: &'a Draft, (_, field): (&str, &str)) -> Option<Cow<'a, str>> {
-    if let Some(text) = plain(&event.data, field) {
-        return Some(text);
-    }
-    let fields = Fields::parse(&event.data)?;
-    Some(Cow::Owned(fields.text(field)?.into_owned()))
+/// Whether a part of a text is in one of other parts of it, which are in order.
+fn is_in(parts: &[&str], part: &str) -> bool {
+    let begun = parts.partition_point(|other| other.as_ptr() <= part.as_ptr());
+    parts[..begun].last().is_some_and(|other| other.as_bytes().as_ptr_range().contains(&part.as_ptr()))
 }
 
-/// The text where it is the only field: most chunks.
-fn plain<'a>(data: &'a str, field: &str) -> Option<Cow<'a, str>> {
-    let text = data.strip_prefix("{\"")?.strip_prefix(field)?.strip_prefix("\":")?.strip_suffix('}')?;
-    if !text.starts_with('"') || text_end(text.as_bytes(), 1) != text.len() {
-        return None;
+/// The rest of all other texts.
+fn end(rules: &Rules, others: &mut Vec<Other>, edge: Edge, out: &mut Vec<Draft>) {
+    for mut other in others.drain(..) {
+        out.extend(rest(rules, &mut other.channel, edge, (&other.kind, &other.field)));
     }
-    unquote(text)
 }
 
-fn unquote(json: &str) -> Option<Cow<'_, str>> {
-    if !json.contains('\\') {
-        return Some(Cow::Borrowed(json.strip_prefix('"')?.strip_suffix('"')?));
-    }
-    serde_json::from_str(json).ok().map(Cow::Owned)
+/// What is held back of a text, which ends here.
+fn rest(rules: &Rules, channel: &mut Channel, edge: Edge, of: (&str, &str)) -> Option<Draft> {
+    draft(of, &channel.stream.push(rules, "", edge))
 }

@@ -5,6 +5,9 @@
 //! | --- | --- |
 //! | `config` | what the operator may set |
 //! | `event` | which fields of an event are a stream, which are whole, and what is let out before it |
+//! | `chunk` | an event that brings pieces of streams |
+//! | `answer` | the answer as a whole, redacted as its chunks were |
+//! | `judge` | what is put in place of a value |
 //! | `stream` | a text that comes in chunks: what may be let out, what is held back |
 //! | `rules` | all rules, and what they say to one place of a text |
 //! | `email`, `card`, `phone`, `secret` | the built-in rules; `digits`: what cards and phones have in common |
@@ -16,11 +19,14 @@
 //! Invariant: what a rule says to a place holds whatever follows, or it says that it has to see more. So the chunks of a
 //! text together are the text redacted as a whole, wherever it was cut; and what is no match keeps its bytes.
 
+mod answer;
 mod card;
+mod chunk;
 mod config;
 mod digits;
 mod email;
 mod event;
+mod judge;
 mod pattern;
 mod phone;
 mod rules;
@@ -43,6 +49,8 @@ use std::rc::Rc;
 struct Redact;
 
 thread_local! {
+    /// Whether input is judged: most don't ask for it, and should not pay for the rules.
+    static INPUT: Prepared<bool> = Prepared::new(|config: Config| config.input);
     static RULES: Prepared<Result<Rc<Rules>, String>> = Prepared::new(|config: Config| Rules::new(&config).map(Rc::new));
 }
 
@@ -54,11 +62,15 @@ fn rules() -> Rc<Rules> {
 
 impl Filter for Redact {
     fn admit(&self, input: &str) -> Admission {
-        let rules = rules();
-        if !rules.input {
+        let judged = INPUT.with(Prepared::get);
+        if !*judged.unwrap_or_else(|error| panic!("{error}")) {
             return Admission::Pass;
         }
-        event::input(&rules, input).map_or(Admission::Pass, Admission::Replace)
+        match event::input(&rules(), input) {
+            Ok(None) => Admission::Pass,
+            Ok(Some(input)) => Admission::Replace(input),
+            Err(why) => Admission::Refuse(why.to_owned()),
+        }
     }
 
     fn apply(&self, _task: &str, state: &mut Vec<u8>, event: Draft) -> Vec<Draft> {

@@ -2,11 +2,13 @@
 
 use crate::{
     card,
-    config::Config,
-    email,
-    pattern::Pattern,
-    phone, secret,
-    verdict::{Tail, Verdict, begins, is_word},
+    config::{Config, Flow, StreamField},
+    digits::Window,
+    email::{self, Names},
+    pattern::{self, Pattern},
+    phone,
+    secret::{self, Word},
+    verdict::{Tail, Verdict, Weight, begins, is_within},
 };
 
 /// A rule, by its place in [`Rules::replacements`].
@@ -28,8 +30,16 @@ pub(crate) struct Rules {
     /// Bytes that matches of own patterns may begin with.
     own_starts: Box<[bool; 256]>,
     hold: usize,
-    /// Whether input is judged too.
-    pub(crate) input: bool,
+    streams: Option<Vec<StreamField>>,
+}
+
+/// What was read of a text for places before, so that nothing is read again for each of them. One for each walk through a
+/// text.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    digits: Window,
+    names: Names,
+    word: Word,
 }
 
 /// A match at a place.
@@ -44,7 +54,7 @@ pub(crate) struct Match {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Said {
     No,
-    More { strong: bool },
+    More { weight: Weight, rule: Rule },
     Match(Match),
 }
 
@@ -60,19 +70,25 @@ impl Rules {
             config.card.replacement("[CARD]"),
             config.phone.replacement("[PHONE]"),
         ];
-        let (mut own, mut own_starts) = (Vec::new(), Box::new([false; 256]));
-        for rule in &config.patterns {
-            let pattern = Pattern::new(&rule.pattern)?;
+        let own = pattern::compile(config.patterns.iter().map(|own| own.pattern.as_str()))
+            .map_err(|(_, reason)| reason)?;
+        let mut own_starts = Box::new([false; 256]);
+        for pattern in &own {
             own_starts.iter_mut().zip(pattern.starts()).for_each(|(all, one)| *all |= one);
-            own.push(pattern);
-            replacements.push(Some(rule.replacement()));
         }
-        Ok(Self { replacements, own, own_starts, hold: config.hold_bytes, input: config.input })
+        replacements.extend(config.patterns.iter().map(|own| Some(own.replacement())));
+        let streams = config.streams.clone();
+        Ok(Self { replacements, own, own_starts, hold: config.hold_bytes, streams })
     }
 
     /// What is put in place of a rule's matches.
     pub(crate) fn replacement(&self, rule: Rule) -> &str {
         self.replacements.get(usize::from(rule)).and_then(Option::as_deref).unwrap_or_default()
+    }
+
+    /// How a field of a kind beside the response brings text, if it is a stream.
+    pub(crate) fn flow(&self, kind: &str, field: &str) -> Option<Flow> {
+        Config::flow(self.streams.as_deref(), kind, field)
     }
 
     /// What is put in place of a number of JSON, if it is a card's.
@@ -85,24 +101,23 @@ impl Rules {
         usize::from(rule) == SECRET
     }
 
+    /// Whether matches of a rule are digits, of which it only shows behind them whether they are all.
+    pub(crate) fn is_number(rule: Rule) -> bool {
+        matches!(usize::from(rule), CARD | PHONE)
+    }
+
     /// Where the next place is at which a rule might have something to say.
     pub(crate) fn next(&self, text: &str, pos: usize) -> usize {
-        let bytes = text.as_bytes();
-        let mut word = text[..pos].chars().next_back().is_some_and(is_word);
-        for (at, byte) in bytes.iter().enumerate().skip(pos) {
-            let starts = BUILT_IN[usize::from(*byte)];
-            if self.own_starts[usize::from(*byte)] || (starts && (!word || at == pos)) {
-                return at;
-            }
-            // An escape's letter is no part of a word, which only a look at both tells.
-            word =
-                byte.is_ascii_alphanumeric() && at.checked_sub(1).is_none_or(|before| bytes[before] != b'\\');
-        }
-        text.len()
+        let starts = |(at, byte): (usize, &u8)| {
+            self.own_starts[usize::from(*byte)]
+                || (BUILT_IN[usize::from(*byte)] && !is_within(text, pos + at))
+        };
+        let next = text.as_bytes()[pos..].iter().enumerate().position(starts);
+        next.map_or(text.len(), |next| pos + next)
     }
 
     /// What the rules say to a place: the longest match, once all of them know.
-    pub(crate) fn at(&self, text: &str, pos: usize, ended: bool) -> Said {
+    pub(crate) fn at(&self, scan: &mut Scan, text: &str, pos: usize, ended: bool) -> Said {
         let mut all = All::default();
         let first = text.as_bytes()[pos];
         if self.own_starts[usize::from(first)] {
@@ -110,25 +125,34 @@ impl Rules {
                 all.hear(OWN + number, pattern.at(text, pos, ended, self.hold));
             }
         }
-        if BUILT_IN[usize::from(first)] && begins(text, pos) {
-            let on = |rule: usize| self.replacements[rule].is_some();
-            if on(SECRET) {
-                all.hear(SECRET, secret::at(text, pos, ended));
-            }
-            if on(EMAIL) {
-                all.hear(EMAIL, email::at(text, pos, ended));
-            }
-            if on(CARD) && first.is_ascii_digit() {
-                all.hear(CARD, card::at(text, pos, ended));
-            }
-            if on(PHONE) && (first.is_ascii_digit() || matches!(first, b'+' | b'(')) {
-                all.hear(PHONE, phone::at(text, pos, ended));
+        if BUILT_IN[usize::from(first)] {
+            match begins(text, pos, ended) {
+                None => all.hear(SECRET, Verdict::More(Weight::Weak)),
+                Some(true) => self.built_in(&mut all, scan, text, pos, ended),
+                Some(false) => {}
             }
         }
         match (all.more, all.found) {
-            (Some(strong), _) => Said::More { strong },
+            (Some((weight, rule)), _) => Said::More { weight, rule },
             (None, Some(found)) => Said::Match(found),
             (None, None) => Said::No,
+        }
+    }
+
+    fn built_in(&self, all: &mut All, scan: &mut Scan, text: &str, pos: usize, ended: bool) {
+        let first = text.as_bytes()[pos];
+        let on = |rule: usize| self.replacements[rule].is_some();
+        if on(SECRET) {
+            all.hear(SECRET, secret::at(text, pos, ended, &mut scan.word));
+        }
+        if on(EMAIL) {
+            all.hear(EMAIL, email::at(text, pos, ended, &mut scan.names));
+        }
+        if on(CARD) && first.is_ascii_digit() {
+            all.hear(CARD, card::at(text, pos, ended, &mut scan.digits));
+        }
+        if on(PHONE) && (first.is_ascii_digit() || matches!(first, b'+' | b'(')) {
+            all.hear(PHONE, phone::at(text, pos, ended, &mut scan.digits));
         }
     }
 }
@@ -150,14 +174,18 @@ const BUILT_IN: [bool; 256] = {
 #[derive(Default)]
 struct All {
     found: Option<Match>,
-    more: Option<bool>,
+    more: Option<(Weight, Rule)>,
 }
 
 impl All {
     fn hear(&mut self, rule: usize, said: Verdict) {
         match said {
             Verdict::No => {}
-            Verdict::More { strong } => self.more = Some(strong | self.more.unwrap_or_default()),
+            Verdict::More(weight) => {
+                if self.more.is_none_or(|(most, _)| weight > most) {
+                    self.more = Some((weight, rule as Rule));
+                }
+            }
             Verdict::Match { end, tail } => {
                 let new = Match { end, rule: rule as Rule, tail };
                 self.found = Some(match self.found {

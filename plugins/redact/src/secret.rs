@@ -2,7 +2,8 @@
 //!
 //! Only what a secret is recognised by is held back; the rest of it is its [`Tail`].
 
-use crate::verdict::{STRONG, Tail, Verdict, WEAK, stops};
+use crate::verdict::{STRONG, TELLING, Tail, Verdict, WEAK, stops};
+use std::ops::Range;
 
 /// How a key begins, how many characters follow at least, and whether a digit or a capital is among them.
 const KEYS: &[(&str, usize, bool)] = &[
@@ -56,20 +57,52 @@ const PROOF: usize = 64;
 /// Characters of Base64 that make a line of a key block, and the bytes in which one has to begin.
 const LINE: usize = 24;
 const WINDOW: usize = 96;
+/// Bytes of lines as `Version: 1` that a key block may have before them.
+const HEADERS: usize = 1024;
+
+/// A run of characters that keys are made of, which is read once for all places in it.
+#[derive(Debug, Default)]
+pub(crate) struct Word {
+    range: Range<usize>,
+    /// The next digit or capital in it.
+    proof: usize,
+}
+
+impl Word {
+    /// Where the run ends that a place is in.
+    fn end(&mut self, text: &str, pos: usize) -> usize {
+        if !self.range.contains(&pos) {
+            *self = Self { range: pos..pos + count(&text[pos..], in_word), proof: pos };
+        }
+        self.range.end
+    }
+
+    /// Whether a digit or a capital stands among so many of its characters.
+    fn is_proven(&mut self, text: &str, from: usize, length: usize) -> bool {
+        if self.proof <= from {
+            let behind = text.as_bytes()[from..self.range.end].iter();
+            let proof = behind.take_while(|byte| !byte.is_ascii_digit() && !byte.is_ascii_uppercase());
+            self.proof = from + proof.count();
+        }
+        self.proof < from + length
+    }
+}
 
 /// Whether a secret begins at a place where a word may.
-pub(crate) fn at(text: &str, pos: usize, ended: bool) -> Verdict {
+pub(crate) fn at(text: &str, pos: usize, ended: bool, word: &mut Word) -> Verdict {
     let rest = &text[pos..];
     let mut said = match rest.as_bytes()[0] {
         b'-' => block(rest, ended),
-        b'A' => prefer(aws(text, pos, ended), keys(rest, ended)),
-        b'e' => token(rest, ended),
-        b'g' | b'h' | b'n' | b'r' | b's' | b'w' | b'x' => keys(rest, ended),
+        b'A' => prefer(aws(text, pos, ended), keys(text, pos, ended, word)),
+        b'e' if rest.starts_with(TOKEN) => token(rest, word.end(text, pos) - pos, ended),
+        b'e' => begun(rest, TOKEN, ended),
+        b'g' | b'h' | b'n' | b'r' | b's' | b'w' | b'x' => keys(text, pos, ended, word),
         b'0'..=b'9' => bot(rest, ended),
         _ => Verdict::No,
     };
     let before = &text.as_bytes()[..pos];
     if said == Verdict::No
+        && before.last() == Some(&b' ')
         && before.len() >= BEARER.len()
         && before[before.len() - BEARER.len()..].eq_ignore_ascii_case(BEARER)
     {
@@ -100,15 +133,25 @@ pub(crate) fn tail(text: &str, pos: usize, ended: bool, tail: Tail) -> Option<(u
     }
 }
 
-fn keys(rest: &str, ended: bool) -> Verdict {
-    KEYS.iter().fold(Verdict::No, |said, (prefix, least, proven)| {
-        let here = if rest.starts_with(prefix) {
-            open(rest, prefix.len(), *least, *proven, in_word, Tail::Word, ended)
-        } else {
-            begun(rest, prefix, ended)
-        };
-        prefer(said, here)
-    })
+fn keys(text: &str, pos: usize, ended: bool, word: &mut Word) -> Verdict {
+    let rest = &text[pos..];
+    let first = rest.as_bytes()[0];
+    let mut said = Verdict::No;
+    for &(prefix, least, proven) in KEYS.iter().filter(|(prefix, ..)| prefix.as_bytes()[0] == first) {
+        said = prefer(said, begun(rest, prefix, ended));
+        if !rest.starts_with(prefix) {
+            continue;
+        }
+        let behind = pos + prefix.len();
+        let length = (word.end(text, pos) - behind).min(PROOF);
+        if length >= least && (!proven || word.is_proven(text, behind, length)) {
+            return Verdict::Match { end: prefix.len() + least, tail: Tail::Word };
+        }
+        if behind + length == text.len() && length < PROOF && !ended {
+            return if length == 0 { STRONG } else { TELLING };
+        }
+    }
+    said
 }
 
 fn aws(text: &str, pos: usize, ended: bool) -> Verdict {
@@ -120,7 +163,7 @@ fn aws(text: &str, pos: usize, ended: bool) -> Verdict {
         + count(&rest[prefix.len()..], |byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     let length = end - prefix.len();
     if end == rest.len() && length <= AWS_LENGTH && !ended {
-        return STRONG;
+        return if length == 0 { STRONG } else { TELLING };
     }
     if length == AWS_LENGTH && stops(text, pos + end, ended) == Some(true) {
         return Verdict::Match { end, tail: Tail::None };
@@ -128,16 +171,12 @@ fn aws(text: &str, pos: usize, ended: bool) -> Verdict {
     Verdict::No
 }
 
-fn token(rest: &str, ended: bool) -> Verdict {
-    if !rest.starts_with(TOKEN) {
-        return begun(rest, TOKEN, ended);
-    }
-    let header = count_to(rest, TOKEN_HEADER + 1, in_word);
+fn token(rest: &str, header: usize, ended: bool) -> Verdict {
     if !(TOKEN_PART..=TOKEN_HEADER).contains(&header) {
-        return if header == rest.len() && header < TOKEN_PART && !ended { STRONG } else { Verdict::No };
+        return if header == rest.len() && header < TOKEN_PART && !ended { TELLING } else { Verdict::No };
     }
     match rest.as_bytes().get(header) {
-        None if !ended => STRONG,
+        None if !ended => TELLING,
         Some(b'.') => open(rest, header + 1, TOKEN_PART, false, in_word, Tail::Dotted, ended),
         _ => Verdict::No,
     }
@@ -162,7 +201,7 @@ fn block(rest: &str, ended: bool) -> Verdict {
         return Verdict::No;
     }
     if dashes.len() < DASHES.len() && DASHES.starts_with(dashes) && !ended {
-        return STRONG;
+        return if label.bytes().any(|byte| byte.is_ascii_digit()) { TELLING } else { STRONG };
     }
     if !dashes.starts_with(DASHES) || !label[..length].contains("PRIVATE KEY") {
         return Verdict::No;
@@ -180,8 +219,10 @@ fn block_tail(rest: &str, ended: bool, body: bool, line: bool) -> Option<(usize,
             return Some((length, Tail::Block { body, line }));
         }
     }
-    let mut at = 0;
-    while at < rest.len() && at < WINDOW {
+    let from = if body || line { 0 } else { headers(rest) };
+    let window = from + WINDOW;
+    let mut at = from;
+    while at < rest.len() && at < window {
         if let Some(label) = rest[at..].strip_prefix(BLOCK_END) {
             let length =
                 count(label, |byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' ');
@@ -205,12 +246,53 @@ fn block_tail(rest: &str, ended: bool, body: bool, line: bool) -> Option<(usize,
         at += length
             .max(rest[at + length..].chars().next().map_or(1, char::len_utf8) * usize::from(length == 0));
     }
-    if !ended && at < WINDOW {
+    if !ended && at < window {
         return None;
     }
     // A block that was cut off: its last line may be short.
     let cut_off = body && rest.bytes().all(|byte| in_base64(byte) || matches!(byte, b'\n' | b'\r'));
     Some((if ended && cut_off { rest.len() } else { 0 }, Tail::None))
+}
+
+/// How many bytes of lines as `Version: 1`, and of line breaks, stand before a block's body. What is not over is none, but
+/// for a line at the end of what has come.
+fn headers(rest: &str) -> usize {
+    let mut at = 0;
+    loop {
+        at += line_breaks(&rest[at..]);
+        let line = &rest[at..];
+        let name = count(line, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        // A longer one is a line of the body as long as its colon has not come.
+        if !(1..LINE).contains(&name) || !line[name..].starts_with(": ") {
+            return at;
+        }
+        let most = HEADERS.saturating_sub(at).min(line.len());
+        let bytes = &line.as_bytes()[..most];
+        let ends = |at: &usize| {
+            bytes[*at] == b'\n' || bytes[*at..].starts_with(b"\\n") || bytes[*at..].starts_with(b"\\r")
+        };
+        let end = (name..most).find(ends);
+        if line[..line.floor_char_boundary(end.unwrap_or(most))].contains(BLOCK) {
+            return at;
+        }
+        match end {
+            Some(end) => at += end,
+            None if most == line.len() => return rest.len(),
+            None => return at,
+        }
+    }
+}
+
+/// Line breaks, also as they are written out.
+fn line_breaks(text: &str) -> usize {
+    let mut at = 0;
+    loop {
+        at += match text.as_bytes()[at..] {
+            [b'\n' | b'\r', ..] => 1,
+            [b'\\', b'n' | b'r', ..] => 2,
+            _ => return at,
+        };
+    }
 }
 
 /// A match of which only the beginning is told by its form: `least` characters behind the prefix.
@@ -232,7 +314,11 @@ fn open(
     if length >= least && (!proven || proof()) {
         return Verdict::Match { end: prefix + least, tail };
     }
-    if length == behind.len() && length < PROOF && !ended { STRONG } else { Verdict::No }
+    match length == behind.len() && length < PROOF && !ended {
+        true if length == 0 => STRONG,
+        true => TELLING,
+        false => Verdict::No,
+    }
 }
 
 /// Whether the text ends in the middle of a prefix.
@@ -248,7 +334,7 @@ fn begun(rest: &str, prefix: &str, ended: bool) -> Verdict {
 fn prefer(one: Verdict, other: Verdict) -> Verdict {
     match (one, other) {
         (Verdict::Match { .. }, _) | (_, Verdict::No) => one,
-        (Verdict::More { strong: true }, Verdict::More { .. }) => one,
+        (Verdict::More(weight), Verdict::More(other)) => Verdict::More(weight.max(other)),
         _ => other,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Config, Mode, Rule},
-    state::{Held, MOST, Slot, State},
+    state::{Held, MOST, Slot, State, written},
 };
 use plugway_sdk::{Draft, Fields};
 
@@ -52,7 +52,7 @@ fn thin_out(
 ) {
     let (number, size) = (state.number, state.size());
     let slot = state.slot(&rule.kind);
-    if is_due(rule, slot, now) || (mode == Mode::Latest && size + event.data.len() > MOST) {
+    if is_due(rule, slot, now) || (mode == Mode::Latest && size + written(&event.data) > MOST) {
         (slot.held, slot.last_ms) = (None, Some(now));
         release(config, state, now, out, |rule, _| is_text(rule));
         out.push(event);
@@ -75,7 +75,6 @@ fn merge(config: &Config, rule: &Rule, state: &mut State, event: Draft, now: u64
     if state.slot(&rule.kind).held.as_ref().is_some_and(|held| held.rest != rest) {
         release(config, state, now, out, |other, _| other.kind == rule.kind);
     }
-    let size = state.size();
     let slot = state.slot(&rule.kind);
     match &mut slot.held {
         Some(held) => {
@@ -85,7 +84,7 @@ fn merge(config: &Config, rule: &Rule, state: &mut State, event: Draft, now: u64
         None => slot.held = Some(Held { number, whole: Some(event.data), text, rest }),
     }
     let held = slot.held.as_ref().map_or(0, |held| held.text.len());
-    if is_due(rule, slot, now) || held >= rule.bytes() || size + held > MOST {
+    if is_due(rule, slot, now) || held >= rule.bytes() || state.size() > MOST {
         release(config, state, now, out, |other, _| other.kind == rule.kind);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes that may be held; what would be more goes out at once.
+/// Bytes that may be held, as they are written; what would be more goes out at once.
 pub(crate) const MOST: usize = 40 << 10;
 
 /// Kinds that have a rule and have come.
@@ -65,6 +65,16 @@ impl State {
 
 impl Held {
     pub(crate) fn size(&self) -> usize {
-        self.whole.as_deref().unwrap_or_default().len() + self.text.len() + self.rest.len()
+        written(self.whole.as_deref().unwrap_or_default()) + written(&self.text) + written(&self.rest)
     }
+}
+
+/// Bytes of a text in the state, which is JSON.
+pub(crate) fn written(text: &str) -> usize {
+    let size = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(size).sum()
 }

@@ -200,6 +200,21 @@ fn what_is_held_is_bounded() {
 }
 
 #[test]
+fn what_would_not_fit_beside_a_text_is_held_back_by_nothing() {
+    let mock = Mock::new();
+    let mut state = Vec::new();
+    let steps = ["x".repeat(70_000), "\"".repeat(30_000), "\u{1}".repeat(9_000), "y".into()];
+    for (at, step) in steps.iter().chain(&steps).enumerate() {
+        let data = json!({"thought": format!("t{at}"), "step": step}).to_string();
+        let event = Draft { kind: "thinking".into(), data };
+        let out = plugway_sdk::Filter::apply(&Sample, "t", &mut state, event.clone());
+        assert!(state.len() < 60 << 10, "{at}: {}", state.len());
+        assert_eq!(out.contains(&event), step.len() > 1, "{at}");
+    }
+    drop(mock);
+}
+
+#[test]
 fn a_wrong_setting_is_named() {
     let rule = |rule: Value| json!({"rules": [{"kind": "progress", "every_ms": 5}, rule]});
     let table = [

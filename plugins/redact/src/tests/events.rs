@@ -42,6 +42,7 @@ fn every_text_of_an_event_is_redacted_and_names_are_not() {
         ("cancelled", json!({"reason": CARD}), json!({"reason": "[CARD]"})),
         ("signal", json!({"a": [[{"b": CARD}]]}), json!({"a": [[{"b": "[CARD]"}]]})),
         ("signal", json!({"text": "fine", "raw": CARD}), json!({"text": "fine"})),
+        ("x", json!({"raw": {"x": CARD}}), json!({})),
         (
             "thinking",
             json!({"thought": format!("{CARD}, "), "step": 3}),
@@ -124,6 +125,229 @@ fn an_event_in_which_nothing_matches_keeps_its_bytes() {
     );
     assert_eq!(out[0].data, "{}");
     drop(mock);
+}
+
+/// Data of what becomes of one event as it is written.
+fn raw(kind: &str, data: &str) -> String {
+    let mock = Mock::new();
+    let draft = plugway_sdk::Draft { kind: kind.into(), data: data.into() };
+    let out = plugway_sdk::Filter::apply(&Redact, "t", &mut Vec::new(), draft);
+    drop(mock);
+    out.into_iter().map(|event| event.data).collect()
+}
+
+#[test]
+fn a_text_with_half_of_a_surrogate_pair_is_judged() {
+    let half = r#"{"arguments":"{\"card\":\"4111 1111 1111 1111 \\ud83d\"}"}"#;
+    assert_eq!(raw("tool_started", half), "{\"arguments\":\"{\\\"card\\\":\\\"[CARD] \u{FFFD}\\\"}\"}");
+    assert_eq!(raw("signal", r#"{"a":["a@b.de \udc00"]}"#), "{\"a\":[\"[EMAIL] \u{FFFD}\"]}");
+    // In which nothing is found it stays.
+    let fine = r#"{"a":"fine \ud83d, \ud83d\ude00","b":"\/"}"#;
+    assert_eq!(raw("signal", fine), fine);
+    let mock = Mock::new();
+    mock.config(json!({"input": true}));
+    let admitted =
+        plugway_sdk::Filter::admit(&Redact, r#"{"kind":"message","text":"4111111111111111 \ud83d"}"#);
+    assert_eq!(
+        admitted,
+        Admission::Replace("{\"kind\":\"message\",\"text\":\"[CARD] \u{FFFD}\"}".to_owned())
+    );
+}
+
+#[test]
+fn what_is_nested_deeply_is_judged_and_what_cannot_be_read_is_replaced() {
+    let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(5000), "]".repeat(5000));
+    assert_eq!(raw("signal", &deep("\"a@b.de\"")), deep("\"[EMAIL]\""));
+    assert_eq!(raw("signal", &deep("1")), deep("1"));
+    let nested = |inner: &str| format!("{{\"arguments\":{}}}", Value::from(deep(inner)));
+    assert_eq!(raw("tool_started", &nested("4111111111111111")), nested("\"[CARD]\""));
+    let mut text = format!("[{}]", Value::from(CARD));
+    for _ in 0..12 {
+        text = format!("[{}]", Value::from(text));
+    }
+    assert!(raw("signal", &json!({"a": text}).to_string()).contains("[UNREADABLE]"));
+}
+
+#[test]
+fn json_in_a_text_stays_json() {
+    for field in ["arguments", "result", "x"] {
+        let json = json!({field: "{\"to\":\"\\u003cjohn@example.com\\u003e\",\"n\":4111111111111111,\"d\":\"[\\\"\\\\u0061@b.de\\\"]\"}"});
+        let out: Value = serde_json::from_str(&raw("tool_completed", &json.to_string())).unwrap();
+        let out: Value = serde_json::from_str(out[field].as_str().unwrap()).unwrap();
+        assert_eq!(out, json!({"to": "<[EMAIL]>", "n": "[CARD]", "d": "[\"[EMAIL]\"]"}));
+    }
+    // What only begins so is a text.
+    let out = raw("x", &json!({"a": "[Ann (a@b.de)] 4111111111111111"}).to_string());
+    assert_eq!(out, json!({"a": "[Ann ([EMAIL])] [CARD]"}).to_string());
+}
+
+#[test]
+fn what_is_cut_in_a_thought_does_not_get_out() {
+    let thought = |text: &str| ("thinking", json!({"thought": text}));
+    let between = [("tool_started", json!({"call_id": "c"})), ("response_chunk", json!({"text": "so "}))];
+    for between in between {
+        let out = run(
+            json!({}),
+            &[
+                thought("card 4111 1111 "),
+                between.clone(),
+                thought("1111 1111 it is"),
+                ("completed", json!({"text": "so "})),
+            ],
+        );
+        let thoughts = out.iter().filter_map(|(_, data)| data["thought"].as_str()).collect::<String>();
+        assert_eq!(thoughts, "card [CARD] it is");
+        let key = [
+            thought("key sk-ABCDEFGHIJKLMNOPQRSTUV1"),
+            between,
+            thought("RESTOFTHEKEY1234567 ok, "),
+            ("completed", json!({"text": "so "})),
+        ];
+        let out = run(json!({}), &key);
+        let thoughts = out.iter().filter_map(|(_, data)| data["thought"].as_str()).collect::<String>();
+        assert_eq!(thoughts, "key [SECRET] ok, ");
+    }
+    // A word, and the first digits of anything, wait for nothing.
+    let out = run(json!({}), &[thought("step 4"), ("tool_started", json!({"call_id": "c"}))]);
+    assert_eq!(
+        out.iter().map(|(kind, _)| &**kind).collect::<Vec<_>>(),
+        ["thinking", "thinking", "tool_started"]
+    );
+}
+
+#[test]
+fn what_is_broken_off_is_replaced_where_it_would_tell_too_much() {
+    let chunk = |text: &str| ("response_chunk", json!({"text": text}));
+    let length = |text: &str| {
+        (
+            "completed",
+            json!({"text": text, "finish_reason": "length", "messages": [{"role": "assistant", "content": text}]}),
+        )
+    };
+    let table = [
+        ("card 4111 1111 1111 111", "card [CARD]"),
+        ("mail joe.smith@gmail", "mail [EMAIL]"),
+        ("key sk-proj-ABCDEFGH1234567", "key [SECRET]"),
+        ("call +49 30 123", "call [PHONE]"),
+        ("in 2024", "in 2024"),
+        ("step 4", "step 4"),
+        ("Ada", "Ada"),
+    ];
+    for (text, expected) in table {
+        for end in [("failed", json!({"error": "e"})), ("cancelled", json!({"reason": "r"})), length(text)] {
+            let out = run(json!({}), &[chunk(text), end.clone()]);
+            assert_eq!(said(&out), expected, "{end:?}");
+            let (_, last) = out.last().unwrap();
+            if end.0 == "completed" {
+                assert_eq!(
+                    (&last["text"], &last["messages"][0]["content"]),
+                    (&json!(expected), &json!(expected))
+                );
+            }
+        }
+        let out =
+            run(json!({}), &[chunk(text), ("completed", json!({"text": text, "finish_reason": "stop"}))]);
+        // What is whole is judged as it is.
+        assert_eq!(said(&out), super::clean(text));
+    }
+}
+
+#[test]
+fn tokens_of_other_kinds_are_streams() {
+    let token =
+        |text: &str| ("reasoning", json!({"token": text, "raw": {"type": "reasoning", "token": text}}));
+    let out = run(
+        json!({}),
+        &[token("card 4111 "), token("1111 1111"), token(" 1111 ok, "), ("failed", json!({}))],
+    );
+    let texts = out.iter().filter_map(|(_, data)| data["token"].as_str()).collect::<String>();
+    assert_eq!(texts, "card [CARD] ok, ");
+    assert!(!format!("{out:?}").contains("1111"));
+    // Lines are held back for numbers alone.
+    let line = |text: &str| ("note", json!({"content": text, "raw": {"content": text}}));
+    let fine = [line("switched to coder"), line("step 4"), line("done")];
+    assert_eq!(run(json!({}), &fine), fine.map(|(kind, data)| (kind.to_owned(), data)));
+    let out = run(json!({}), &[line("card 4111 1111 "), line("1111 1111 ok"), ("failed", json!({}))]);
+    assert!(!format!("{out:?}").contains("1111"), "{out:?}");
+    // Named ones.
+    let named = json!({"streams": [{"kind": "delta", "field": "d"}]});
+    let delta = |text: &str| ("delta", json!({"d": text, "n": 1}));
+    let out = run(named, &[delta("john"), delta("@example.com "), ("failed", json!({}))]);
+    assert_eq!(
+        out[..2],
+        [
+            ("delta".to_owned(), json!({"d": "", "n": 1})),
+            ("delta".to_owned(), json!({"d": "[EMAIL] ", "n": 1}))
+        ]
+    );
+}
+
+#[test]
+fn what_many_streams_hold_back_is_bounded() {
+    let mock = Mock::new();
+    mock.config(json!({"hold_bytes": 8192, "patterns": [{"name": "a", "pattern": "<[^>]*>"}]}));
+    let mut state = Vec::new();
+    for at in 0..400 {
+        let data =
+            json!({"token": format!("<{}", "a".repeat(4000)), "content": "card 4111 1111 111"}).to_string();
+        let event = plugway_sdk::Draft { kind: format!("kind{}", at % 40), data };
+        plugway_sdk::Filter::apply(&Redact, "t", &mut state, event);
+        assert!(state.len() < 60 << 10, "{}", state.len());
+    }
+}
+
+#[test]
+fn messages_keep_their_ends() {
+    let token =
+        |text: &str| ("response_chunk", json!({"text": text, "raw": {"token": text, "is_final": false}}));
+    let last = |text: &str, content: Value| {
+        ("response_chunk", json!({"text": text, "raw": {"content": content, "is_final": true}}))
+    };
+    let out = run(
+        json!({}),
+        &[
+            token("Hello "),
+            token("world."),
+            last("", Value::Null),
+            token("Second "),
+            last("one", json!("one")),
+            token("Your card 4111 1111 "),
+            token("1111 1111"),
+            last("", json!("Your card 4111 1111 1111 1111")),
+            ("completed", json!({"text": "Hello world.Second oneYour card 4111 1111 1111 1111"})),
+        ],
+    );
+    assert_eq!(said(&out), "Hello world.Second oneYour card [CARD]");
+    assert_eq!(out.last().unwrap().1["text"], said(&out));
+    let ends = out
+        .iter()
+        .filter(|(_, data)| data["raw"]["is_final"] == true)
+        .map(|(_, data)| data["text"].as_str().unwrap());
+    assert_eq!(ends.collect::<Vec<_>>(), ["", "one"]);
+    assert!(!format!("{out:?}").contains("1111"), "{out:?}");
+}
+
+#[test]
+fn a_match_is_found_over_messages_and_their_parts() {
+    let text = "card 4111 1111 1111 1111 ok";
+    let messages = json!([{"role": "assistant", "content": "card 4111 1111 "}, {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": [{"type": "text", "text": "1111 "}, {"type": "text", "text": "1111 ok"}]}]);
+    let out = run(json!({}), &[("completed", json!({"text": text, "messages": messages}))]);
+    let expected = json!([{"role": "assistant", "content": "card [CARD]"}, {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "text", "text": " ok"}]}]);
+    assert_eq!(out[0].1["messages"], expected);
+    // Another answer than what was said.
+    let out = run(
+        json!({}),
+        &[
+            ("response_chunk", json!({"text": " card 4111 1111 1111 11"})),
+            ("completed", json!({"text": text})),
+        ],
+    );
+    assert_eq!(
+        (said(&out), &out.last().unwrap().1["text"]),
+        (" card [CARD]".to_owned(), &json!("card [CARD] ok"))
+    );
 }
 
 #[test]

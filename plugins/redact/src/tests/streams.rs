@@ -4,7 +4,7 @@ use super::{rules, run, said};
 use crate::{
     rules::Rules,
     state::State,
-    stream::{Stream, redact},
+    stream::{Edge, Stream, redact},
 };
 use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
@@ -68,6 +68,20 @@ const PIECES: &[&str] = &[
     "note: ",
     "\\n",
     "\\",
+    "\\u003c",
+    "\\u00",
+    "3c",
+    "Version: 1",
+    ": ",
+    "\t",
+    "/",
+    "DE89 ",
+    "3704 ",
+    "2x.",
+    "()",
+    "git@",
+    "00 ",
+    "1",
     "a",
     "x.",
 ];
@@ -132,27 +146,30 @@ fn words_go_out_at_once() {
         (" 3 ", "has "),
         ("eggs", "3 "),
     ] {
-        assert_eq!(stream.push(&rules, chunk, false), out);
+        assert_eq!(stream.push(&rules, chunk, Edge::Open), out);
     }
-    assert_eq!(stream.finish(&rules), "eggs");
+    assert_eq!(stream.push(&rules, "", Edge::End), "eggs");
 }
 
 #[test]
 fn a_long_secret_is_not_held_back() {
     let rules = rules(json!({}));
     let mut stream = Stream::default();
-    let mut out = stream.push(&rules, "-----BEGIN PRIVATE KEY-----\n", false);
+    let mut out = stream.push(&rules, "-----BEGIN PRIVATE KEY-----\n", Edge::Open);
     for _ in 0..1000 {
-        out +=
-            &stream.push(&rules, "MIIEowIBAAKCAQEA0123456789abcdefghijMIIEowIBAAKCAQEA0123456789ab\n", false);
+        out += &stream.push(
+            &rules,
+            "MIIEowIBAAKCAQEA0123456789abcdefghijMIIEowIBAAKCAQEA0123456789ab\n",
+            Edge::Open,
+        );
         assert!(stream.held.len() < 128);
     }
-    out += &stream.push(&rules, "-----END PRIVATE KEY-----\nsk-", false);
+    out += &stream.push(&rules, "-----END PRIVATE KEY-----\nsk-", Edge::Open);
     for _ in 0..1000 {
-        out += &stream.push(&rules, "abcdefghij0123456789", false);
+        out += &stream.push(&rules, "abcdefghij0123456789", Edge::Open);
         assert!(stream.held.len() < 128);
     }
-    assert_eq!(out + &stream.finish(&rules), "[SECRET]\n[SECRET]");
+    assert_eq!(out + &stream.push(&rules, "", Edge::End), "[SECRET]\n[SECRET]");
 }
 
 #[test]
@@ -172,14 +189,14 @@ fn what_turns_out_to_be_nothing_is_let_go() {
         for length in (0..80).chain(1000..1040) {
             let mut stream = Stream::default();
             for chunk in [prefix, &"a".repeat(length), "é, ", "and so on, "] {
-                stream.push(&rules, chunk, false);
+                stream.push(&rules, chunk, Edge::Open);
             }
             assert!(
                 stream.held.is_empty() || prefix.ends_with("KEY-----"),
                 "{prefix} {length}: {}",
                 stream.held
             );
-            stream.push(&rules, &"and so on, ".repeat(10), false);
+            stream.push(&rules, &"and so on, ".repeat(10), Edge::Open);
             assert!(stream.held.is_empty(), "{prefix} {length}: {}", stream.held);
         }
     }
@@ -192,7 +209,7 @@ fn what_an_own_pattern_holds_back_is_bounded() {
     }));
     let mut stream = Stream::default();
     for _ in 0..1000 {
-        stream.push(&rules, "abcdef", false);
+        stream.push(&rules, "abcdef", Edge::Open);
         assert!(stream.held.len() <= 16, "{}", stream.held);
     }
     assert_eq!(redact(&rules, "a 345678901234z").unwrap(), "[A]");
@@ -207,20 +224,20 @@ proptest! {
         let rules = own_rules();
         let whole = redact(&rules, &text).unwrap_or_else(|| text.clone());
         let mut stream = Stream::default();
-        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, false)).collect::<String>();
-        out += &stream.finish(&rules);
+        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, Edge::Open)).collect::<String>();
+        out += &stream.push(&rules, "", Edge::End);
         prop_assert_eq!(&out, &whole);
         // One character at a time, by way of the state's bytes.
         let mut state = State::default();
         let mut out = String::new();
         for char in text.chars() {
-            out += &state.response.push(&rules, char.encode_utf8(&mut [0; 4]), false);
+            out += &state.response.stream.push(&rules, char.encode_utf8(&mut [0; 4]), Edge::Open);
             let mut bytes = Vec::new();
             state.write(&mut bytes);
             prop_assert_eq!(State::read(&bytes), state.clone());
             prop_assert!(bytes.len() < 2048);
         }
-        out += &state.response.finish(&rules);
+        out += &state.response.stream.push(&rules, "", Edge::End);
         prop_assert_eq!(out, whole);
     }
 
@@ -231,8 +248,8 @@ proptest! {
         let rules = own_rules();
         let text = format!("{before}\n4111 1111 1111 1111\n{after}");
         let mut stream = Stream::default();
-        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, false)).collect::<String>();
-        out += &stream.finish(&rules);
+        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, Edge::Open)).collect::<String>();
+        out += &stream.push(&rules, "", Edge::End);
         prop_assert!(!out.contains("\n4111 1111 1111 1111\n"), "{out}");
     }
 
@@ -241,7 +258,7 @@ proptest! {
         before in text(),
         after in text(),
         places in proptest::collection::vec(any::<usize>(), 0..12),
-        between in proptest::collection::vec(select(&["tool_started", "tool_completed", "progress", "thinking", ""]), 13),
+        between in proptest::collection::vec(select(&["tool_started", "tool_completed", "progress", "thinking", "final", ""]), 13),
         rest in text(),
         streamed in any::<bool>(),
     ) {
@@ -251,6 +268,7 @@ proptest! {
             events.push(("response_chunk", json!({"text": chunk})));
             match *other {
                 "" => {}
+                "final" => events.push(("response_chunk", json!({"text": "", "raw": {"token": null, "is_final": true}}))),
                 "progress" => events.push(("progress", json!({"progress": 0.5, "message": "m"}))),
                 "thinking" => events.push(("thinking", json!({"thought": "t"}))),
                 other => events.push((other, json!({"call_id": "c", "tool_name": "f"}))),
@@ -271,20 +289,96 @@ proptest! {
         let others = |events: &[(String, Value)]| events.iter().filter(|(kind, _)| kind.starts_with("tool")).count();
         let given = events.iter().filter(|(kind, _)| kind.starts_with("tool")).count();
         prop_assert_eq!(others(&out), given);
+        // Every message's end comes through.
+        let ends = |events: Vec<&Value>| events.into_iter().filter(|data| !data["raw"]["is_final"].is_null()).count();
+        prop_assert_eq!(ends(out.iter().map(|(_, data)| data).collect()), ends(events.iter().map(|(_, data)| data).collect()));
+    }
+
+    #[test]
+    fn thoughts_and_other_streams_are_texts_too(
+        before in text(),
+        after in text(),
+        places in proptest::collection::vec(any::<usize>(), 0..12),
+        between in proptest::collection::vec(select(&["tool_started", "progress", "response_chunk", "other", ""]), 13),
+        (kind, field) in select(&[("thinking", "thought"), ("thinking", "token"), ("reasoning", "token")]),
+        steps in proptest::collection::vec(0..2, 13),
+    ) {
+        let text = format!("{before}\n4111 1111 1111 1111\n{after}");
+        let mut events = Vec::new();
+        let mut cuts = false;
+        for ((chunk, other), step) in cut(&text, &places).into_iter().zip(&between).zip(steps) {
+            let step = if field == "thought" { step } else { 0 };
+            cuts |= step == 1;
+            events.push((kind, json!({field: chunk, "step": step})));
+            match *other {
+                "" => {}
+                "response_chunk" => events.push((other, json!({"text": "fine. "}))),
+                "other" => events.push((other, json!({"token": "fine. "}))),
+                other => events.push((other, json!({"message": "m"}))),
+            }
+            cuts |= !matches!(*other, "" | "progress");
+        }
+        events.push(("completed", json!({"text": ""})));
+        let out = run(config(), &events);
+        let texts = out.iter().filter(|(name, _)| name == kind).filter_map(|(_, data)| data[field].as_str());
+        let said = texts.collect::<String>();
+        prop_assert!(!said.contains("\n4111 1111 1111 1111\n"), "{said}");
+        if !cuts {
+            prop_assert_eq!(said, redact(&own_rules(), &text).unwrap_or(text));
+        }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_hides_nothing(before in text(), after in text(), half in select(&["\\ud83d", "\\udc00"]), nested in any::<bool>()) {
+        let text = format!("{before}\n4111 1111 1111 1111\n{after}");
+        let mut json = format!("\"{half}{}", &serde_json::to_string(&text).unwrap()[1..]);
+        if nested {
+            json = serde_json::to_string(&format!("[{json}]")).unwrap();
+        }
+        for (kind, field) in [("signal", "x"), ("tool_started", "arguments"), ("response_chunk", "text"), ("thinking", "thought"), ("x", "token")] {
+            let mut state = Vec::new();
+            let mock = plugway_sdk::mock::Mock::new();
+            let mut said = String::new();
+            for (kind, data) in [(kind, format!("{{\"{field}\":{json}}}")), ("failed", "{}".to_owned())] {
+                let draft = plugway_sdk::Draft { kind: kind.to_owned(), data };
+                for event in plugway_sdk::Filter::apply(&crate::Redact, "t", &mut state, draft) {
+                    said += &event.data;
+                }
+            }
+            prop_assert!(!said.contains("\\n4111 1111 1111 1111\\"), "{kind}: {said}");
+            drop(mock);
+        }
+    }
+
+    #[test]
+    fn what_is_broken_off_shows_no_half(before in text(), digits in 5_usize..16, end in select(&["failed", "cancelled", "completed"])) {
+        let half = &"4111111111111111"[..digits];
+        let text = format!("{before}\n{half}");
+        let last = match end {
+            "completed" => json!({"text": text, "finish_reason": "length", "messages": [{"role": "assistant", "content": text}]}),
+            _ => json!({}),
+        };
+        let out = run(json!({}), &[("response_chunk", json!({"text": text})), ("thinking", json!({"thought": text})), (end, last)]);
+        prop_assert!(!format!("{out:?}").contains(&format!("\\n{half}\"")), "{out:?}");
+        let (_, last) = out.last().unwrap();
+        if end == "completed" {
+            prop_assert_eq!(last["text"].as_str().unwrap(), said(&out));
+        }
+        prop_assert_eq!(&last["messages"][0]["content"], &last["text"]);
     }
 
     #[test]
     fn no_input_breaks_it(text in any::<String>(), places in proptest::collection::vec(any::<usize>(), 0..6)) {
         let rules = own_rules();
         let mut stream = Stream::default();
-        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, false)).collect::<String>();
-        out += &stream.finish(&rules);
+        let mut out = cut(&text, &places).into_iter().map(|chunk| stream.push(&rules, chunk, Edge::Open)).collect::<String>();
+        out += &stream.push(&rules, "", Edge::End);
         prop_assert_eq!(out, redact(&rules, &text).unwrap_or(text));
     }
 
     #[test]
     fn no_state_breaks_it(bytes in any::<Vec<u8>>(), chunk in ".*") {
         let mut state = State::read(&bytes);
-        state.response.push(&rules(json!({})), &chunk, false);
+        state.response.stream.push(&rules(json!({})), &chunk, Edge::Open);
     }
 }

@@ -19,7 +19,16 @@ fn what_should_not_leave_is_replaced() {
         ("a@b.co.123", "[EMAIL].123"),
         ("postgres://user:pa55@db.example.com/x", "postgres://user:[EMAIL]/x"),
         ("{\\\"a\\\":\\\"x\\njohn@example.com\\\"}", "{\\\"a\\\":\\\"x\\n[EMAIL]\\\"}"),
+        ("john@2x.com git@example.com, noreply@3x.io", "[EMAIL] [EMAIL], [EMAIL]"),
+        ("ask git@example.com: now", "ask [EMAIL]: now"),
+        ("\\u003cjohn@example.com\\u003e", "\\u003c[EMAIL]\\u003e"),
+        ("\\u003c4111111111111111\\u003e", "\\u003c[CARD]\\u003e"),
         // Cards.
+        ("4111\u{2003}1111\u{2006}1111\u{3000}1111 4111\t1111\t1111\t1111", "[CARD] [CARD]"),
+        ("4111\n1111\n1111\n1111\n", "[CARD]\n"),
+        ("3782\n822463\n10005", "[CARD]"),
+        ("4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\n2 apples", "[CARD]\n2 apples"),
+        ("4222 2222 22222\n42 apples", "[CARD]\n42 apples"),
         ("pay 4111 1111 1111 1111 now", "pay [CARD] now"),
         ("4111111111111111", "[CARD]"),
         ("4111-1111-1111-1111, 378282246310005", "[CARD], [CARD]"),
@@ -41,6 +50,7 @@ fn what_should_not_leave_is_replaced() {
         ("+49 (0)30 1234-5678", "[PHONE]"),
         ("+33 6 12 34 56 78", "[PHONE]"),
         ("0049 30 1234567", "[PHONE]"),
+        ("+49  30  1234567, +49.1711234567, +1.4155552671", "[PHONE], [PHONE], [PHONE]"),
         ("(415) 555-2671 or 415-555-2671 or 415.555.2671", "[PHONE] or [PHONE] or [PHONE]"),
         ("1-800-555-2671", "[PHONE]"),
         ("030 12345678, (030) 123456-0, 0171/1234567", "[PHONE], [PHONE], [PHONE]"),
@@ -68,6 +78,21 @@ fn what_should_not_leave_is_replaced() {
             "\"[SECRET]\\n\"",
         ),
         ("-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA0123456789abcdefghij\nAbCd", "[SECRET]"),
+        (
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2.0.22 (GNU/Linux)\nComment: Using GnuPG with Thunderbird - \
+             https://www.enigmail.net/\n\nlQOYBFJ0ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123\n=abcd\n\
+             -----END PGP PRIVATE KEY BLOCK-----\nafter",
+            "[SECRET]\nafter",
+        ),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\\nProc-Type: 4,ENCRYPTED\\nDEK-Info: AES-256-CBC,0123456789ABCDEF0123456789ABCDEF\\n\\n\
+             MIIEowIBAAKCAQEA0123456789abcdefghij\\nabc=\\n-----END RSA PRIVATE KEY-----\\nafter",
+            "[SECRET]\\nafter",
+        ),
+        (
+            "-----BEGIN PRIVATE KEY-----\nNote: this is how one begins, with nothing of a key behind it, as you can see for yourself here",
+            "[SECRET]\nNote: this is how one begins, with nothing of a key behind it, as you can see for yourself here",
+        ),
         ("it begins with `-----BEGIN PRIVATE KEY-----`, you see", "it begins with `[SECRET]`, you see"),
     ];
     for (text, expected) in table {
@@ -92,6 +117,11 @@ fn what_only_looks_so_survives() {
         "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----",
         "| a | b |\n|-----|-----|\n",
         "+1 +12 +1234567 C++ 1+2345678901 0012345678905 (2019) (12) 345",
+        "+52.5200066, +13.404954 +3.141592653 0101 1100 0011, 08 09 10 11 12, 01 02 03 04 05 06",
+        "IBAN DE89 3704 0044 0532 0130 00, GB82 WEST 1234 5698 7654 32",
+        "y = x@w.transpose() + A@B.conj()",
+        "git@github.com/org/repo ssh://git@host.example.com/x icon@3x.webp",
+        "1234\n5678\n9012\n3456\n41\n11\n11\n11\n11\n11\n11\n11",
         "978-3-16-148410-0 DE89370400440532013000 12.345.678,90 € 1,234,567,890.12",
         "Grüße, 你好 🙂 naïve",
         "",
@@ -148,6 +178,14 @@ fn texts_that_look_like_the_beginning_of_something_everywhere_are_read_once() {
         "Bearer ",
         "ghp_-",
         "\\n",
+        "\\u003c",
+        "_",
+        "a_",
+        "sk-a-",
+        "4 1 1 1 ",
+        "4\n1\n",
+        "001 ",
+        "A: -----BEGIN PRIVATE KEY-----\n",
     ];
     for piece in pieces {
         let text = piece.repeat(20_000);
@@ -165,6 +203,27 @@ fn a_wrong_setting_is_named() {
         (own("("), "patterns[1].pattern: t: unclosed group at 1"),
         (own(r"\d*"), "patterns[1].pattern: t: it matches the empty text"),
         (own(r"(a{1000}){1000}"), "patterns[1].pattern: t: "),
+        (
+            own(r"\w{100}"),
+            "patterns[1].pattern: t: all patterns together are more than 1048576 bytes compiled: repeat less",
+        ),
+        (
+            own(&format!("(?i){}", r"[\w-]".repeat(100))),
+            "patterns: these are too much to compile for every instance",
+        ),
+        (
+            json!({"patterns": (0..64).map(|at| json!({"name": at.to_string(), "pattern": "(?i)[ä-ü]{8}".repeat(20)})).collect::<Vec<_>>()}),
+            "patterns: these are too much to compile",
+        ),
+        (
+            json!({"streams": [{"kind": "completed", "field": "text"}]}),
+            "streams[0].kind: the gateway knows the texts of `completed`",
+        ),
+        (json!({"streams": [{"kind": "a", "field": ""}]}), "streams[0]: name a kind and a field"),
+        (
+            json!({"streams": (0..17).map(|at| json!({"kind": at.to_string(), "field": "x"})).collect::<Vec<_>>()}),
+            "streams: these are too many, at most 16",
+        ),
         (own("(a)\\1"), "patterns[1].pattern: t: backreferences are not supported at 4"),
         (
             json!({"patterns": [{"name": "a", "pattern": "x"}, {"name": "a", "pattern": "y"}]}),
@@ -178,6 +237,10 @@ fn a_wrong_setting_is_named() {
         assert!(error.contains(expected), "{config}: {error}");
     }
     assert_eq!(Redact::check("{}"), Ok(()));
+    let patterns = (0..64).map(
+        |at| json!({"name": at.to_string(), "pattern": format!(r"(?i)\bcustomer{at} no\.?\s?\d{{4,12}}\b")}),
+    );
+    assert_eq!(Redact::check(&json!({"patterns": patterns.collect::<Vec<_>>()}).to_string()), Ok(()));
 }
 
 fn luhn(mut digits: Vec<u8>) -> String {
