@@ -111,6 +111,12 @@ pub(crate) fn frames(event: &Event) -> Vec<String> {
             ])]
         }
         EventKind::Unknown { kind, data } if !CANONICAL.contains(&kind.as_str()) => vec![named(kind, data)],
+        // A runtime's own chunk of that type, which a filter has changed: no agent of another kind has these fields.
+        EventKind::Thinking(_) | EventKind::Progress(_) | EventKind::ToolCompleted(_)
+            if ["token", "content"].iter().any(|field| json::member(&event.data, field).is_some()) =>
+        {
+            vec![named(&event.name, &event.data)]
+        }
         _ => Vec::new(),
     }
 }

@@ -27,6 +27,11 @@ fn events_of_any_agent_become_frames_of_the_protocol() {
             json!({"call_id": "c1", "tool_name": "read", "result": 1, "success": true}),
             vec![],
         ),
+        (
+            "thinking",
+            json!({"token": "[CARD]", "content": null}),
+            vec![json!({"type": "thinking", "token": "[CARD]"})],
+        ),
         ("response_chunk", json!({"text": ""}), vec![]),
         ("response_chunk", json!({"text": 7}), vec![]),
         (
