@@ -328,10 +328,10 @@ impl Execution<'_> {
             }
         };
         let (kind, data) = self.filter_end(kind, data).await;
-        let (state, error_type) = match kind {
-            Kind::Cancelled => (TaskState::Cancelled, ""),
-            Kind::Failed => (TaskState::Failed, error_type(&data)),
-            _ => (TaskState::Completed, ""),
+        let (state, failed) = match kind {
+            Kind::Cancelled => (TaskState::Cancelled, None),
+            Kind::Failed => (TaskState::Failed, Some(Failed::read(&data))),
+            _ => (TaskState::Completed, None),
         };
         let event = self.number(kind, data);
         let mut failures = 0;
@@ -356,10 +356,17 @@ impl Execution<'_> {
         }
         self.publisher.publish(Arc::new(event));
         let agent = &self.claim.task.agent;
-        count_ended(agent, state, error_type);
+        count_ended(agent, state, failed.as_ref().map_or("", |failed| failed.error_type.as_str()));
         histogram!("plugway_task_seconds", "agent" => agent.clone()).record(took.as_secs_f64());
         let (attempt, state) = (self.claim.task.attempt, state.as_str());
-        info!(attempt, state, error_type, seconds = took.as_secs_f64(), "task ended");
+        let seconds = took.as_secs_f64();
+        match failed {
+            // In the words that the filters left.
+            Some(Failed { error_type, error }) => {
+                warn!(attempt, state, error_type = error_type.as_str(), error, seconds, "task ended");
+            }
+            None => info!(attempt, state, seconds, "task ended"),
+        }
     }
 
     async fn give_back(self) {
@@ -371,12 +378,19 @@ impl Execution<'_> {
 }
 
 /// Why a task failed, as its last event says.
-fn error_type(data: &str) -> &'static str {
-    #[derive(serde::Deserialize)]
-    struct Failed {
-        error_type: ErrorType,
+/// What the log is to say of a failure.
+#[derive(serde::Deserialize)]
+struct Failed {
+    error_type: ErrorType,
+    #[serde(default)]
+    error: String,
+}
+
+impl Failed {
+    fn read(data: &str) -> Self {
+        serde_json::from_str(data)
+            .unwrap_or_else(|_| Self { error_type: ErrorType::Internal, error: String::new() })
     }
-    serde_json::from_str(data).map_or(ErrorType::Internal, |failed: Failed| failed.error_type).as_str()
 }
 
 /// What comes from an agent.
