@@ -378,7 +378,6 @@ impl Execution<'_> {
 }
 
 /// Why a task failed, as its last event says.
-/// What the log is to say of a failure.
 #[derive(serde::Deserialize)]
 struct Failed {
     error_type: ErrorType,
