@@ -197,7 +197,6 @@ impl Agent for Redis {
                     "redis is out of reach".to_owned()
                 };
                 if Instant::now() + pause >= until {
-                    tracing::warn!(agent = pipeline.agent, task = %turn.task, error = why, "the agent failed");
                     yield AgentSignal::Event(unreachable(why));
                     return;
                 }
