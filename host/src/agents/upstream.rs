@@ -19,7 +19,7 @@ use url::Url;
 
 use super::AgentsError;
 use super::failure::Failure;
-use crate::domain::{Clock, TaskId};
+use crate::domain::{Clock, ErrorType, TaskId};
 use crate::egress::{Redactor, Secret, SecretRef, Tls, USER_AGENT};
 
 /// Largest body of an error that is read.
