@@ -234,15 +234,18 @@ async fn what_goes_wrong_is_told_once_and_clearly() {
     );
 
     let large = format!("/text \"data: {}\"", "x".repeat(100_000));
+    let lines = r#"/text "{\"type\": \"assistant_message\"}\n{\"type\": \"done\"}\n""#;
     let page = ["/type text/html", "/text \"<h1>Log in</h1>\""];
     for (script, error) in [
         (&["/say a", "/cut"][..], "the connection to the agent broke"),
         (&["/say a", r#"/text "data: {\"type\": \"do""#], "the agent's answer broke off in the middle"),
         (
             &["/say a", r#"/text "data: nonsense\n\n""#, "/silent"],
-            "the agent sent something that is no chunk",
+            "the agent sent something that is no chunk: a chunk is a JSON object, as {\"type\":\"done\"}; it begins \
+             with: nonsense",
         ),
         (&["/say a", &large, "/silent"], "larger than 65536 bytes"),
+        (&[lines], "no `data:` line in the agent's answer, "),
         (&page, "\"text/html\" in the place of text/event-stream"),
     ] {
         let failed = failed(&gateway, script).await;
@@ -253,8 +256,73 @@ async fn what_goes_wrong_is_told_once_and_clearly() {
         );
     }
     let asked = runtime.asked().await;
-    assert_eq!(asked.len(), 8, "nothing is repeated that the runtime has begun: {asked:#?}");
+    assert_eq!(asked.len(), 9, "nothing is repeated that the runtime has begun: {asked:#?}");
     key_is_hidden(&gateway);
+}
+
+#[tokio::test]
+async fn what_python_and_javascript_write_is_no_fault() {
+    let runtime = Runtime::start().await;
+    let gateway = builder(&runtime).start().await;
+    let event = |text: &str| format!("/text {}", json!(format!("data: {text}\n\n")));
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    let script = [
+        event(r#"{"type":"assistant_message","token":"a\ud83d","metadata":{"score":NaN}}"#),
+        event(&format!(r#"{{"type":"assistant_message","token":"b","metadata":{{"deep":{deep}}}}}"#)),
+        event(r#"{"type":"assistant_message","token":"?","token":"c","metadata":{"n":1e999}}"#),
+        event(r#"{"type":"tool_call","call_id":"c1","tool_name":"f","arguments":{"x":1},"odd":"\ude00"}"#),
+        event(r#"{"type":"done","is_final":true,"metadata":{"usage":{"total_tokens":3}}}"#),
+    ];
+    let script: Vec<_> = script.iter().map(String::as_str).collect();
+    let task = tell(&gateway, &script).await;
+    let ended = gateway.ended(&task).await;
+    assert_eq!(ended["state"], "completed", "{ended}");
+    let result = &ended["result"];
+    assert_eq!((&result["text"], &result["finish_reason"]), (&"a\u{fffd}bc".into(), &"tool_calls".into()));
+    assert_eq!(result["usage"]["total_tokens"], 3);
+    // What only its frame can say is missing in the data, and nothing else.
+    let mut feed = gateway.stream("/api/agent/stream?session_id=watched").await;
+    let odd = [event(r#"{"type":"plan","steps":["a","ü"],"odd":1e999,"half":"\ud83d"}"#), event("[DONE]")];
+    let command = json!({"session_id": "watched", "query": odd.join("\n")});
+    gateway.post("/api/agent/command", &command).await.expect(200);
+    let plan = feed.until(|event| event.name == "plan").await;
+    assert!(plan.data.contains(r#""steps":["a","ü"]"#), "{}", plan.data);
+}
+
+#[tokio::test]
+async fn a_reported_error_is_heard_though_the_turn_is_stopped() {
+    let runtime = Runtime::start().await;
+    let gateway = builder(&runtime).set("agents.runtime.error_timeout", "50ms").start().await;
+    let mut feed = gateway.stream("/api/agent/stream?session_id=watched").await;
+    let command = json!({"session_id": "watched", "query": "/say a\n/error out of tokens\n/silent"});
+    gateway.post("/api/agent/command", &command).await.expect(200);
+    let told = feed.until(|event| event.name == "agent_error").await.json();
+    assert_eq!(told["error"], "the agent reported an error: out of tokens");
+    assert_eq!(told["raw"]["error"], "out of tokens");
+}
+
+#[tokio::test]
+async fn what_a_runtime_does_behind_the_end_is_not_cut_off() {
+    let runtime = Runtime::start().await;
+    let gateway = builder(&runtime).set("agents.runtime.idle_connections", 0).start().await;
+    let task = tell(&gateway, &["/say a", "/done", "/wait 0.3", "/say written down"]).await;
+    assert_eq!(gateway.ended(&task).await["result"]["text"], "a");
+    eventually(DEADLINE, || async {
+        let state = runtime.asked().await[0]["state"].clone();
+        if state == "streaming" { Err("it still works".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(runtime.asked().await[0]["state"], "ended");
+}
+
+#[tokio::test]
+async fn a_url_with_the_wrong_scheme_is_recognised() {
+    let runtime = Runtime::start().await;
+    let url = runtime.url().replace("http://", "https://");
+    let gateway = builder(&runtime).env("GATEWAY__AGENT_URL", &url).start().await;
+    let failed = failed(&gateway, &["hi"]).await;
+    assert_eq!((&failed["error_type"], &failed["retry_count"]), (&"agent_unreachable".into(), &2.into()));
+    assert!(failed["error"].as_str().unwrap().ends_with("its URL begins with http://"), "{failed}");
 }
 
 #[tokio::test]

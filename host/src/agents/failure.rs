@@ -1,20 +1,29 @@
 //! How asking a server fails: what is told, and whether another try makes sense.
+//!
+//! What a server said is kept whole until it is told: a secret that was cut in two would be found no more.
 
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::domain::{AgentEvent, ErrorType};
-use crate::egress::{chain, retry_after};
+use crate::egress::{Redactor, chain, retry_after};
 
 /// Longest text of a server's error that is passed on, in characters.
 const MAX_MESSAGE: usize = 1000;
+/// How much is shown of what could not be read, in characters.
+const MAX_BEGINNING: usize = 200;
 
 /// A try that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// For people.
-    pub(super) error: String,
+    /// What happened. It may be long, and hold secrets: see [`Failure::told`].
+    error: String,
+    /// What could not be read, to be shown from its beginning; empty where there is nothing to show.
+    unread: String,
+    /// What to do about it; empty where the error says it all.
+    advice: String,
     /// For programs.
     pub(super) error_type: ErrorType,
     /// HTTP status, where there was one.
@@ -29,18 +38,34 @@ pub(super) struct Failure {
 
 impl Failure {
     fn new(error_type: ErrorType, error: String) -> Self {
-        Self { error, error_type, status: None, recoverable: true, retry_after: None, retry: true }
+        let (unread, advice) = (String::new(), String::new());
+        Self {
+            error,
+            unread,
+            advice,
+            error_type,
+            status: None,
+            recoverable: true,
+            retry_after: None,
+            retry: true,
+        }
+    }
+
+    /// The same, with what to do about it.
+    pub(super) fn advised(self, advice: impl Into<String>) -> Self {
+        Self { advice: advice.into(), ..self }
     }
 
     /// The request did not get through, or its answer broke off.
     pub(super) fn transport(error: reqwest::Error) -> Self {
-        let connect = error.is_connect();
+        let (connect, advice) = (error.is_connect(), other_scheme(&error));
         let text = chain(&error.without_url());
-        if connect {
+        let failure = if connect {
             Self::new(ErrorType::AgentUnreachable, format!("the agent can't be reached: {text}"))
         } else {
             Self::new(ErrorType::AgentError, format!("the connection to the agent broke: {text}"))
-        }
+        };
+        failure.advised(advice.unwrap_or_default())
     }
 
     /// The answer ended before its end.
@@ -56,9 +81,15 @@ impl Failure {
     }
 
     /// A frame that is none of what the answer is made of, as "chat completion".
-    pub(super) fn malformed(expected: &str, error: &dyn std::fmt::Display) -> Self {
+    pub(super) fn malformed(expected: &str, error: &dyn std::fmt::Display, frame: &str) -> Self {
         let error = format!("the agent sent something that is no {expected}: {error}");
-        Self { retry: false, ..Self::new(ErrorType::AgentError, cut_to(&error)) }
+        let unread = frame.to_owned();
+        Self { retry: false, unread, ..Self::new(ErrorType::AgentError, error) }
+    }
+
+    /// An answer of which nothing could be read.
+    pub(super) fn unread(error: &str, answer: &str) -> Self {
+        Self { unread: answer.to_owned(), ..Self::unacceptable(error.to_owned()) }
     }
 
     /// An answer that would be the same the next time.
@@ -75,7 +106,7 @@ impl Failure {
             .filter(|code| (400..600).contains(code));
         let worth = status.is_none_or(is_worth_another_try);
         let error = format!("the agent reported an error: {}", message_of(error));
-        Self { status, recoverable: worth, retry: worth, ..Self::new(ErrorType::AgentError, cut_to(&error)) }
+        Self { status, recoverable: worth, retry: worth, ..Self::new(ErrorType::AgentError, error) }
     }
 
     /// An answer with an error's status.
@@ -95,14 +126,29 @@ impl Failure {
             recoverable: worth,
             retry: worth,
             retry_after: retry_after_header.and_then(|value| retry_after(value, now_ms)),
-            ..Self::new(ErrorType::AgentError, cut_to(&error))
+            ..Self::new(ErrorType::AgentError, error)
         }
     }
 
+    /// For people: without the secrets, and no longer than it needs to be.
+    pub(super) fn told(&self, redactor: &Redactor) -> String {
+        let shown = |text: &str, max: usize| cut_to(&redactor.text(text.trim()), max);
+        let mut told = shown(&self.error, MAX_MESSAGE);
+        for (before, text, max) in
+            [("; it begins with: ", &self.unread, MAX_BEGINNING), ("; ", &self.advice, MAX_MESSAGE)]
+        {
+            if !text.is_empty() {
+                told.push_str(before);
+                told.push_str(&shown(text, max));
+            }
+        }
+        told
+    }
+
     /// The terminal event.
-    pub(super) fn event(self, retry_count: u32) -> AgentEvent {
+    pub(super) fn event(self, redactor: &Redactor, retry_count: u32) -> AgentEvent {
         AgentEvent::Failed {
-            error: self.error,
+            error: self.told(redactor),
             error_type: self.error_type,
             status: self.status,
             recoverable: self.recoverable,
@@ -129,8 +175,34 @@ fn message_of(error: &Value) -> String {
     known.unwrap_or_else(|| error.to_string())
 }
 
-fn cut_to(text: &str) -> String {
-    match text.char_indices().nth(MAX_MESSAGE) {
+/// Whether a request failed as it does where one side speaks TLS and the other does not.
+fn other_scheme(error: &reqwest::Error) -> Option<&'static str> {
+    let is_https = error.url().filter(|_| error.is_request())?.scheme() == "https";
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>();
+        if is_https && matches!(tls, Some(rustls::Error::InvalidMessage(_))) {
+            return Some("it does not speak TLS: if that is so, its URL begins with http://");
+        }
+        // A server that expects TLS answers with an alert, or closes the connection.
+        let http = error.downcast_ref::<hyper::Error>();
+        if !is_https && http.is_some_and(|error| error.is_parse()) {
+            return Some("this is no HTTP: if it speaks TLS, its URL begins with https://");
+        }
+        if !is_https && http.is_some_and(hyper::Error::is_incomplete_message) {
+            return Some(
+                "it closed the connection without an answer: if it speaks TLS, its URL begins with https://",
+            );
+        }
+        // What an I/O error is made of is no source of it.
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = within.map_or_else(|| error.source(), |within| Some(within));
+    }
+    None
+}
+
+fn cut_to(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     }
@@ -141,10 +213,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::egress::Secret;
 
     #[test]
     fn errors_are_told_in_the_servers_words() {
-        let told = |body: &str| Failure::status(400, None, 0, body).error;
+        let nothing = Redactor::new([]);
+        let told = |body: &str| Failure::status(400, None, 0, body).told(&nothing);
         for body in [
             r#"{"error":{"message":"no such model","type":"x"}}"#,
             r#"{"error":"no such model"}"#,
@@ -156,6 +230,31 @@ mod tests {
         }
         assert_eq!(told(""), "the agent answered with status 400");
         assert!(told(&"x".repeat(5000)).chars().count() <= MAX_MESSAGE + 1);
+    }
+
+    #[test]
+    fn no_part_of_a_secret_is_told_wherever_the_text_is_cut() {
+        let key = "a-secret-that-nobody-may-see";
+        let redactor = Redactor::new([("key", &Secret::new(key).unwrap())]);
+        for before in 150..MAX_MESSAGE {
+            let said = format!("{}{key}", "p".repeat(before));
+            for failure in [
+                Failure::status(500, None, 0, &said),
+                Failure::status(500, None, 0, &json!({"detail": said}).to_string()),
+                Failure::reported(&json!(said)),
+                Failure::malformed("chunk", &said, &said),
+                Failure::unread("no", &said),
+                Failure::cut().advised(said.as_str()),
+            ] {
+                let told = failure.told(&redactor);
+                assert!(!told.contains("a-s"), "{told}");
+            }
+        }
+        let failure = Failure::malformed("chunk", &"it is not", &format!("  {key}\n")).advised("so do this");
+        assert_eq!(
+            failure.told(&redactor),
+            "the agent sent something that is no chunk: it is not; it begins with: [secret:key]; so do this"
+        );
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl Agents {
             }
             let backend: Arc<dyn Agent> = match &config.backend {
                 Backend::Echo(echo) => Arc::new(echo::Echo::new(echo.clone())),
-                Backend::Http(http) => Arc::new(http::Http::new(name, http, tls.clone())?),
+                Backend::Http(http) => {
+                    Arc::new(http::Http::new(name, http, config.stream_timeout, tls.clone())?)
+                }
                 Backend::OpenAi(openai) => Arc::new(openai::OpenAi::new(name, openai, tls.clone())?),
                 Backend::Redis(config) => Arc::new(redis::Redis::new(name, config, pipelines)?),
             };

@@ -4,6 +4,9 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+/// Lines of a body that is no such stream are kept until they have so many bytes.
+const FOREIGN: usize = 1024;
+
 /// One event: the lines of its data joined by line feeds, and its name where it has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SseEvent {
@@ -32,6 +35,10 @@ pub(super) struct SseReader {
     searched: usize,
     event: SseEvent,
     has_data: bool,
+    /// An event was complete.
+    has_events: bool,
+    /// First lines that are of no such stream, whole.
+    foreign: String,
     /// The line feed after a carriage return belongs to it.
     skip_line_feed: bool,
     at_start: bool,
@@ -46,6 +53,8 @@ impl SseReader {
             searched: 0,
             event: SseEvent::default(),
             has_data: false,
+            has_events: false,
+            foreign: String::new(),
             skip_line_feed: false,
             at_start: true,
             max,
@@ -97,6 +106,11 @@ impl SseReader {
         self.line(b"")
     }
 
+    /// The beginning of a body that held text and no event.
+    pub(super) fn foreign(&self) -> Option<&str> {
+        Some(self.foreign.as_str()).filter(|text| !text.is_empty() && !self.has_events)
+    }
+
     fn within_bound(&self, line: usize) -> Result<(), SseError> {
         let size = self.event.data.len() + self.event.name.len() + line;
         if size > self.max { Err(SseError::TooLarge(self.max)) } else { Ok(()) }
@@ -108,10 +122,11 @@ impl SseReader {
         if line.is_empty() {
             let event = std::mem::take(&mut self.event);
             let is_event = std::mem::take(&mut self.has_data) || !event.name.is_empty();
+            self.has_events |= is_event;
             return Ok(is_event.then_some(event));
         }
-        let line = std::str::from_utf8(line).map_err(|_| SseError::NotUtf8)?;
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let whole = std::str::from_utf8(line).map_err(|_| SseError::NotUtf8)?;
+        let (field, value) = whole.split_once(':').unwrap_or((whole, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "data" => {
@@ -122,7 +137,12 @@ impl SseReader {
                 self.has_data = true;
             }
             "event" => value.clone_into(&mut self.event.name),
-            _ => {}
+            "" | "id" | "retry" => {}
+            _ if self.has_events || self.foreign.len() >= FOREIGN => {}
+            _ => {
+                self.foreign.push_str(whole);
+                self.foreign.push('\n');
+            }
         }
         Ok(None)
     }
@@ -173,6 +193,26 @@ mod tests {
         let many: Vec<&[u8]> = vec![b"data: 0123456789\n"; 10];
         assert_eq!(read(&many, 64), Err(SseError::TooLarge(64)));
         assert_eq!(read(&[b"data: \xff\n\n"], 64), Err(SseError::NotUtf8));
+    }
+
+    #[test]
+    fn a_body_without_events_is_known_by_its_lines() {
+        let foreign = |body: &str| {
+            let mut reader = SseReader::new(5000);
+            reader.push(&Bytes::copy_from_slice(body.as_bytes()));
+            while reader.next().unwrap().is_some() {}
+            while reader.finish().unwrap().is_some() {}
+            reader.foreign().map(str::to_owned)
+        };
+        assert_eq!(foreign("{\"type\":\"a\"}\n\n{\"b\":1}").unwrap(), "{\"type\":\"a\"}\n{\"b\":1}\n");
+        assert_eq!(foreign("hello").unwrap(), "hello\n");
+        for body in
+            ["", ": ping\n\n", "id: 7\nretry: 1\n\n\n", "data: a\nhello\n\n", "hello\nevent: done\n\n"]
+        {
+            assert_eq!(foreign(body), None, "{body}");
+        }
+        let long = format!("{}\n", "x".repeat(600));
+        assert_eq!(foreign(&long.repeat(5)).unwrap().len(), 2 * long.len());
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
+use bytesize::ByteSize;
 use metrics::counter;
 use reqwest::Response;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -30,6 +31,10 @@ pub(super) struct Upstream {
     pub(super) agent: String,
     pub(super) redactor: Redactor,
     url: Url,
+    /// The setting that says where it is.
+    field: String,
+    /// What stands behind that in `url`.
+    path: String,
     headers: HeaderMap,
     tls: Tls,
     client: OnceCell<reqwest::Client>,
@@ -61,15 +66,24 @@ pub(super) struct Retries {
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     agent: &'a str,
+    field: &'a str,
     url: Url,
+    path: String,
     headers: HeaderMap,
     secrets: Vec<(String, Secret)>,
 }
 
 impl<'a> Draft<'a> {
     /// Checks the setting `field`, and puts a path behind it.
-    pub(super) fn new(agent: &'a str, field: &str, base: &Url, path: &[&str]) -> Result<Self, AgentsError> {
-        let draft = Self { agent, url: base.clone(), headers: HeaderMap::new(), secrets: Vec::new() };
+    pub(super) fn new(
+        agent: &'a str,
+        field: &'a str,
+        base: &Url,
+        path: &[&str],
+    ) -> Result<Self, AgentsError> {
+        let (headers, secrets) = (HeaderMap::new(), Vec::new());
+        let below = format!("/{}", path.join("/"));
+        let draft = Self { agent, field, url: base.clone(), path: below, headers, secrets };
         if !matches!(base.scheme(), "http" | "https") {
             return Err(draft.setting(field, "must begin with http:// or https://"));
         }
@@ -91,6 +105,14 @@ impl<'a> Draft<'a> {
             agent: self.agent.to_owned(),
             field: field.to_owned(),
             reason: reason.to_owned(),
+        }
+    }
+
+    /// A bound in bytes, which lets something through.
+    pub(super) fn size(&self, field: &str, size: ByteSize) -> Result<usize, AgentsError> {
+        match usize::try_from(size.as_u64()).unwrap_or(usize::MAX) {
+            0 => Err(self.setting(field, "must be at least 1B")),
+            size => Ok(size),
         }
     }
 
@@ -145,10 +167,14 @@ impl<'a> Draft<'a> {
     ) -> Upstream {
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        // What is compressed is held back until there is enough of it, and is not read here.
+        self.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Upstream {
             agent: self.agent.to_owned(),
             redactor: Redactor::new(self.secrets.iter().map(|(name, secret)| (name.as_str(), secret))),
             url: self.url,
+            field: self.field.to_owned(),
+            path: self.path,
             headers: self.headers,
             tls,
             client: OnceCell::new(),
@@ -182,7 +208,7 @@ impl Upstream {
         let asked = failure.retry_after.unwrap_or_default();
         let delay = delay.filter(|_| failure.retry && asked <= longest)?;
         let wait = delay.min(longest).max(asked);
-        let error = self.redactor.text(&failure.error);
+        let error = failure.told(&self.redactor);
         info!(agent = self.agent, %task, ?wait, status = failure.status, %error, "the agent is asked again");
         counter!("plugway_agent_retries_total", "agent" => self.agent.clone()).increment(1);
         Some(wait)
@@ -224,11 +250,21 @@ impl Upstream {
             .map_err(|_| Failure::silent(limit))?
             .map_err(Failure::transport)?;
         let status = response.status();
+        let named = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let encoding = named(header::CONTENT_ENCODING).map(str::trim).unwrap_or_default();
+        let is_encoded = !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity");
+        if status.is_success() && is_encoded {
+            let error = format!("the agent's answer is compressed: its content-encoding is {encoding}");
+            let advice =
+                "it must not be: the gateway reads only what it asks for, `accept-encoding: identity`";
+            return Err(Failure::unacceptable(error).advised(advice));
+        }
         if status.is_success() {
             return Ok(response);
         }
-        let wait = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let wait = wait.map(str::to_owned);
+        let location = named(header::LOCATION).filter(|_| status.is_redirection());
+        let advice = location.map(|location| self.elsewhere(location)).unwrap_or_default();
+        let wait = named(header::RETRY_AFTER).map(str::to_owned);
         let mut text = BytesMut::new();
         // An error is told even if its text does not come to an end.
         while let Ok(Ok(Some(piece))) = tokio::time::timeout_at(deadline, response.chunk()).await {
@@ -237,8 +273,25 @@ impl Upstream {
                 break;
             }
         }
-        let text = String::from_utf8_lossy(&text);
-        Err(Failure::status(status.as_u16(), wait.as_deref(), self.clock.now_ms(), &text))
+        let text = if is_encoded { "".into() } else { String::from_utf8_lossy(&text) };
+        let failure = Failure::status(status.as_u16(), wait.as_deref(), self.clock.now_ms(), &text);
+        Err(failure.advised(advice))
+    }
+
+    /// What to do where the server says that it is somewhere else: the key goes only where the operator wants it to go.
+    fn elsewhere(&self, location: &str) -> String {
+        let Self { agent, field, path, .. } = self;
+        let target = self.url.join(location).ok();
+        let base = target.and_then(|mut target| {
+            let base = target.path().strip_suffix(path.as_str())?.to_owned();
+            target.set_path(&base);
+            Some(target)
+        });
+        let todo = match base {
+            Some(base) => format!("set agents.{agent}.{field} to {base}"),
+            None => format!("set agents.{agent}.{field} to where it is, or answer at {}", self.url.path()),
+        };
+        format!("{todo}: it refers to {location}, and no redirect is followed")
     }
 }
 

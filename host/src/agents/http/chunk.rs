@@ -1,168 +1,70 @@
 //! What a runtime's chunks are as canonical events. Each chunk becomes one event, or two of which one has its frame, so
 //! that the frames of a turn's events are the chunks, whole and in order.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::failure::Failure;
-use super::super::sse::SseEvent;
+use super::frame::{Chunk, Fields};
+use super::object::Object;
 use crate::domain::{AgentEvent, ErrorType, RawFrame};
+use crate::egress::Redactor;
 
 /// Kind of events that are made of chunks whose type is no kind's name, or missing.
 const NAMELESS: &str = "agent_chunk";
 /// Kind of an error that did not end the turn.
-const ERROR: &str = "agent_error";
+const REPORTED: &str = "agent_error";
 /// Longest type that is a kind's name, in bytes.
 const MAX_KIND: usize = 64;
 /// Kinds that begin or end a run, or that chunks of other types are: a chunk of such a type gets `agent_` before it.
 const RESERVED: [&str; 6] = ["started", "completed", "failed", "cancelled", "response_chunk", "tool_started"];
-/// Type of the chunk that ends an answer.
-const DONE: &str = "done";
-/// What frames are.
-pub(super) const CHUNK: &str = "chunk";
 
 /// An event, with the frame that it goes with where it has one.
 pub(super) type Told = (AgentEvent, Option<RawFrame>);
 
-/// One event of the stream.
-#[derive(Debug)]
-pub(super) enum Frame {
-    /// Keeps the connection open, and says nothing.
-    Nothing,
-    /// The end, in words that are no chunk: `[DONE]`, or an event `done`.
-    End,
-    /// A chunk.
-    Chunk(Box<Chunk>),
-}
-
-/// A chunk, with its own text.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    kind: String,
-    fields: Fields,
-    raw: RawFrame,
-}
-
-/// Fields by the specification's names. Whatever type they have: a runtime may write null for all that it does not use.
-#[derive(Debug, Deserialize)]
-struct Fields {
-    #[serde(rename = "type", default)]
-    kind: Value,
-    #[serde(default)]
-    content: Value,
-    #[serde(default)]
-    token: Value,
-    #[serde(default)]
-    is_final: Value,
-    #[serde(default)]
-    call_id: Value,
-    #[serde(default)]
-    tool_name: Value,
-    #[serde(default)]
-    arguments: Option<Box<RawValue>>,
-    #[serde(default)]
-    requires_approval: Value,
-    #[serde(default)]
-    error: Value,
-    #[serde(default)]
-    metadata: Value,
-    #[serde(default)]
-    usage: Value,
-}
-
-impl Frame {
-    /// Reads one event of the stream.
-    ///
-    /// # Errors
-    /// It is no JSON object.
-    pub(super) fn read(event: &SseEvent) -> Result<Self, Failure> {
-        let data = event.data.trim();
-        let named = event.name.trim();
-        if data == "[DONE]" {
-            return Ok(Self::End);
-        }
-        let chunk = match (named, data) {
-            ("done", "") => return Ok(Self::End),
-            ("" | "message", "") => return Ok(Self::Nothing),
-            // Words under a name of their own, as `event: error`.
-            (name, words) if !matches!(name, "" | "message" | "done") && !words.starts_with('{') => {
-                Chunk::read("", &json!({"type": name, "content": words}).to_string())
-            }
-            _ => Chunk::read(named, data),
-        };
-        match chunk {
-            // `event: done` ends the answer; what it says beside that is no chunk unless it names its type.
-            Ok(chunk) if named == "done" && chunk.fields.kind.is_null() => Ok(Self::End),
-            Err(_) if named == "done" => Ok(Self::End),
-            chunk => Ok(Self::Chunk(Box::new(chunk?))),
-        }
-    }
-}
-
-impl Chunk {
-    /// Whether it ends the answer.
-    pub(super) fn is_done(&self) -> bool {
-        self.kind == DONE
-    }
-
-    /// Whether it reports an error.
-    pub(super) fn is_error(&self) -> bool {
-        self.kind == "error"
-    }
-
-    fn read(named: &str, data: &str) -> Result<Self, Failure> {
-        let malformed = |error: &dyn std::fmt::Display| Failure::malformed(CHUNK, error);
-        let fields: Fields = serde_json::from_str(data).map_err(|error| malformed(&error))?;
-        let typed = fields.kind.as_str().filter(|kind| !kind.is_empty());
-        let kind = typed.or(Some(named).filter(|named| *named != "message")).unwrap_or_default().to_owned();
-        let raw = if fields.kind.is_null() && !kind.is_empty() {
-            // What the stream said beside the object goes into it, or it would be lost.
-            with_type(&kind, data)
-        } else {
-            RawFrame::new(data)
-        };
-        let raw = raw.ok_or_else(|| malformed(&"it is no JSON object"))?;
-        Ok(Self { kind, fields, raw })
-    }
-}
-
-/// An object's text with its type in front.
-fn with_type(kind: &str, object: &str) -> Option<RawFrame> {
-    let rest = object.strip_prefix('{')?.trim_start();
-    let comma = if rest.starts_with('}') { "" } else { "," };
-    RawFrame::new(&format!("{{\"type\":{}{comma}{rest}", Value::from(kind)))
-}
-
 /// A runtime's answer as far as it has come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Answer<'a> {
+    redactor: &'a Redactor,
     /// All that was said.
     text: String,
     /// Where the message begins in it that is being said.
     message: usize,
     /// That message came in tokens so far.
     by_token: bool,
+    /// Pieces of it that were no tokens.
+    pieces: usize,
     /// Tool calls, in the form of chat completions.
     calls: Vec<Value>,
     usage: Value,
     finish_reason: Option<String>,
     /// An error that nothing has followed yet.
-    error: Option<(Failure, RawFrame)>,
+    error: Option<Reported>,
     /// Tries beyond the first that were made.
     pub(super) retries: u32,
     size: usize,
     max_size: usize,
 }
 
-impl Answer {
-    /// An answer whose frames have at most so many bytes.
-    pub(super) fn new(max_size: usize) -> Self {
+/// An error that the runtime reported.
+#[derive(Debug)]
+struct Reported {
+    failure: Failure,
+    at: Instant,
+    /// Its chunk, until it is told.
+    held: Option<RawFrame>,
+}
+
+impl<'a> Answer<'a> {
+    /// An answer whose frames have at most so many bytes. Its errors are told without these secrets.
+    pub(super) fn new(max_size: usize, redactor: &'a Redactor) -> Self {
         Self {
+            redactor,
             text: String::new(),
             message: 0,
             by_token: false,
+            pieces: 0,
             calls: Vec::new(),
             usage: Value::Null,
             finish_reason: None,
@@ -173,9 +75,25 @@ impl Answer {
         }
     }
 
-    /// Whether an error was the last that was told: nothing but the stream's end need follow.
-    pub(super) fn has_failed(&self) -> bool {
-        self.error.is_some()
+    /// Since when an error is the last that came: nothing but the stream's end need follow.
+    pub(super) fn failed_at(&self) -> Option<Instant> {
+        self.error.as_ref().map(|reported| reported.at)
+    }
+
+    /// Whether that error is still to be told.
+    pub(super) fn holds_error(&self) -> bool {
+        self.error.as_ref().is_some_and(|reported| reported.held.is_some())
+    }
+
+    /// Tells of an error that no end has followed.
+    pub(super) fn tell_error(&mut self) -> Option<Told> {
+        let reported = self.error.as_mut()?;
+        let raw = reported.held.take()?;
+        let data = Map::from_iter([
+            ("error".to_owned(), reported.failure.told(self.redactor).into()),
+            ("error_type".to_owned(), ErrorType::AgentError.as_str().into()),
+        ]);
+        Some((AgentEvent::Other { kind: REPORTED.into(), data }, Some(raw)))
     }
 
     /// Takes a chunk, and tells what it means. If the last event is terminal, the answer has ended.
@@ -183,28 +101,30 @@ impl Answer {
     /// # Errors
     /// The answer is too large.
     pub(super) fn take(&mut self, chunk: Chunk) -> Result<Vec<Told>, Failure> {
-        let Chunk { kind, fields, raw } = chunk;
+        let is_done = chunk.is_done();
+        let Chunk { kind, fields, raw, .. } = chunk;
         self.size += raw.as_str().len();
         if self.size > self.max_size {
             let why = format!("the agent's answer is larger than {} bytes", self.max_size);
             return Err(Failure::unacceptable(why));
         }
-        if kind == DONE {
-            return Ok(self.done(&fields, raw));
+        if is_done {
+            return Ok(self.done(fields, raw));
         }
         let mut told = Vec::with_capacity(2);
-        told.extend(self.error.take().map(|(failure, raw)| error_event(failure.error, raw)));
+        told.extend(self.tell_error());
+        self.error = None;
         self.remark(&fields);
         match kind.as_str() {
             "assistant_message" => {
-                let text = self.said(&fields);
+                let text = self.said(fields);
                 told.push((AgentEvent::ResponseChunk { text }, Some(raw)));
             }
             "tool_call" => told.push((self.call(fields), Some(raw))),
             "error" => {
-                let said = [&fields.error, &fields.content].into_iter().find(|said| !said.is_null());
-                let failure = Failure::reported(said.unwrap_or(&Value::from("it does not say which")));
-                self.error = Some((failure, raw));
+                let said = fields.error.unwrap_or_else(|| "it does not say which".into());
+                let (failure, at) = (Failure::reported(&said), Instant::now());
+                self.error = Some(Reported { failure, at, held: Some(raw) });
             }
             _ => told.push((other(&kind, &raw), Some(raw))),
         }
@@ -219,13 +139,13 @@ impl Answer {
 
     /// What is said next is no part of the message before.
     pub(super) fn next_message(&mut self) {
-        (self.message, self.by_token) = (self.text.len(), false);
+        (self.message, self.by_token, self.pieces) = (self.text.len(), false, 0);
     }
 
     /// The end, by the end of the stream.
     pub(super) fn end(mut self) -> Told {
         match self.error.take() {
-            Some((failure, raw)) => (failure.event(self.retries), Some(raw)),
+            Some(reported) => (reported.failure.event(self.redactor, self.retries), reported.held),
             None => (self.completed(), None),
         }
     }
@@ -233,58 +153,55 @@ impl Answer {
     /// The failure that ends the answer: an error that the runtime reported explains whatever happened behind it.
     pub(super) fn failed(mut self, failure: Failure) -> Told {
         match self.error.take() {
-            Some((reported, raw)) => (reported.event(self.retries), Some(raw)),
-            None => (failure.event(self.retries), None),
+            Some(reported) => (reported.failure.event(self.redactor, self.retries), reported.held),
+            None => (failure.event(self.redactor, self.retries), None),
         }
     }
 
-    fn done(&mut self, fields: &Fields, raw: RawFrame) -> Vec<Told> {
-        self.remark(fields);
-        if let Some((failure, error)) = self.error.take() {
-            let told = error_event(failure.error.clone(), error);
-            return vec![told, (failure.event(self.retries), Some(raw))];
+    fn done(&mut self, fields: Fields, raw: RawFrame) -> Vec<Told> {
+        self.remark(&fields);
+        let mut told = Vec::from_iter(self.tell_error());
+        if let Some(reported) = self.error.take() {
+            told.push((reported.failure.event(self.redactor, self.retries), Some(raw)));
+        } else if self.text.is_empty() && !fields.content.is_empty() {
+            // An answer that is said with its end alone.
+            self.text.clone_from(&fields.content);
+            told.push((AgentEvent::ResponseChunk { text: fields.content }, Some(raw)));
+            told.push((self.completed(), None));
+        } else {
+            told.push((self.completed(), Some(raw)));
         }
-        // An answer that is said with its end alone.
-        let whole = fields.content.as_str().filter(|content| self.text.is_empty() && !content.is_empty());
-        match whole {
-            Some(text) => {
-                text.clone_into(&mut self.text);
-                let chunk = AgentEvent::ResponseChunk { text: text.to_owned() };
-                vec![(chunk, Some(raw)), (self.completed(), None)]
-            }
-            None => vec![(self.completed(), Some(raw))],
-        }
+        told
     }
 
     /// Notes what may stand in any chunk.
     fn remark(&mut self, fields: &Fields) {
-        for usage in [&fields.usage, &fields.metadata["usage"]] {
-            if usage.is_object() {
-                self.usage = usage.clone();
-            }
+        if let Some(usage) = &fields.usage {
+            self.usage = usage.clone();
         }
-        if let Some(reason) = fields.metadata["finish_reason"].as_str() {
-            self.finish_reason = Some(reason.to_owned());
+        if let Some(reason) = &fields.finish_reason {
+            self.finish_reason = Some(reason.clone());
         }
     }
 
     /// The text that a message chunk adds. `token` is a piece; `content` is one too, or the whole message once more
-    /// at the end of one that came in tokens.
-    fn said(&mut self, fields: &Fields) -> String {
-        let is_final = fields.is_final == true;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (token, content) = (text(&fields.token), text(&fields.content));
+    /// at the end of one that came in tokens, or in several other pieces.
+    fn said(&mut self, fields: Fields) -> String {
+        let Fields { token, content, is_final, .. } = fields;
+        let said = &self.text[self.message..];
         let piece = if !token.is_empty() {
             self.by_token = true;
             token
         } else if self.by_token && is_final {
-            let said = &self.text[self.message..];
             match content.strip_prefix(said) {
                 Some(rest) => rest.to_owned(),
                 None if content.trim() == said.trim() => String::new(),
                 None => content,
             }
+        } else if is_final && self.pieces > 1 && content == said {
+            String::new()
         } else {
+            self.pieces += usize::from(!content.is_empty());
             content
         };
         self.text.push_str(&piece);
@@ -295,17 +212,10 @@ impl Answer {
     }
 
     fn call(&mut self, fields: Fields) -> AgentEvent {
-        let text = |value: Value| match value {
-            Value::String(text) => text,
-            Value::Null => String::new(),
-            other => other.to_string(),
-        };
-        let call_id = Some(text(fields.call_id)).filter(|id| !id.is_empty());
+        let Fields { call_id, tool_name, arguments, requires_approval, .. } = fields;
+        let call_id = Some(call_id).filter(|id| !id.is_empty());
         let call_id = call_id.unwrap_or_else(|| format!("call_{}", Uuid::now_v7().simple()));
-        let tool_name = text(fields.tool_name);
-        let arguments = fields.arguments.as_ref().map_or("{}", |arguments| arguments.get());
-        // The object, or a text with the object in it.
-        let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| arguments.to_owned());
+        let arguments = arguments.unwrap_or_else(|| "{}".to_owned());
         let parameters = serde_json::from_str(&arguments).unwrap_or_default();
         self.calls.push(json!({
             "id": call_id, "type": "function", "function": {"name": tool_name, "arguments": arguments},
@@ -316,7 +226,7 @@ impl Answer {
             parameters,
             arguments,
             executor: "client",
-            requires_approval: fields.requires_approval == true,
+            requires_approval,
         }
     }
 
@@ -341,17 +251,10 @@ impl Answer {
     }
 }
 
-fn error_event(error: String, raw: RawFrame) -> Told {
-    let data = Map::from_iter([
-        ("error".to_owned(), error.into()),
-        ("error_type".to_owned(), ErrorType::AgentError.as_str().into()),
-    ]);
-    (AgentEvent::Other { kind: ERROR.into(), data }, Some(raw))
-}
-
-/// A chunk of any other type, by its own name where that is one.
+/// A chunk of any other type, by its own name where that is one. What can't be read of it, its frame says alone.
 fn other(kind: &str, raw: &RawFrame) -> AgentEvent {
-    let mut data: Map<String, Value> = serde_json::from_str(raw.as_str()).unwrap_or_default();
+    let mut data: Map<String, Value> =
+        Object::read(raw.as_str()).map(|object| object.readable().collect()).unwrap_or_default();
     data.retain(|name, value| !value.is_null() && !matches!(name.as_str(), "type" | "raw"));
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let kind = if kind.is_empty() || kind.len() > MAX_KIND || !kind.bytes().all(is_name) {
@@ -366,6 +269,8 @@ fn other(kind: &str, raw: &RawFrame) -> AgentEvent {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sse::SseEvent;
+    use super::super::frame::Frame;
     use super::*;
 
     fn event(name: &str, data: &str) -> SseEvent {
@@ -381,7 +286,8 @@ mod tests {
 
     /// Kind, data without the frame, and frame of what an answer of these chunks tells; its end by the stream's.
     fn told(chunks: &[Value]) -> Vec<(String, Value, Value)> {
-        let mut answer = Answer::new(10_000);
+        let redactor = Redactor::new([]);
+        let mut answer = Answer::new(10_000, &redactor);
         let mut told = Vec::new();
         for data in chunks {
             told.extend(answer.take(chunk(data)).unwrap());
@@ -459,7 +365,7 @@ mod tests {
         let arguments = |written: &str| {
             let data = format!(r#"{{"type":"tool_call","tool_name":"f","arguments":{written}}}"#);
             let Ok(Frame::Chunk(chunk)) = Frame::read(&event("", &data)) else { panic!("{data}") };
-            let mut told = Answer::new(10_000).take(*chunk).unwrap();
+            let mut told = Answer::new(10_000, &Redactor::new([])).take(*chunk).unwrap();
             match told.remove(0).0 {
                 AgentEvent::ToolStarted { call_id, arguments, parameters, .. }
                     if call_id.starts_with("call_") =>
@@ -492,6 +398,17 @@ mod tests {
         // In pieces of content alone, two of which agree.
         let piece = message(null.clone(), json!("ha"), false);
         assert_eq!(text(&[piece.clone(), message(null.clone(), json!("ha"), true)]), "haha");
+        // In several pieces of content, then whole; one piece said twice is two.
+        let pieces = |last: &str| {
+            let piece = |text: &str, is_final: bool| message(null.clone(), json!(text), is_final);
+            [piece("a", false), piece("b", false), piece(last, true), piece("ab", true)]
+        };
+        assert_eq!(text(&pieces("ab")), "abab", "the whole once, and the next message");
+        assert_eq!(text(&pieces("abc")), "ababcab");
+        // In parts.
+        let parts = json!([{"type": "text", "text": "a"}, "b", {"type": "image_url", "image_url": {}}]);
+        assert_eq!(text(&[message(null.clone(), parts.clone(), true)]), "ab");
+        assert_eq!(text(&[json!({"type": "done", "content": parts})]), "ab");
         // In tokens, then whole, with other white space.
         let tokens = [message(json!("a"), null.clone(), false), message(json!("b\n"), json!(""), false)];
         let whole =
@@ -538,6 +455,43 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_nothing_follows_is_told_before_the_end() {
+        let redactor = Redactor::new([]);
+        let mut answer = Answer::new(10_000, &redactor);
+        let error = json!({"type": "error", "error": "no model"});
+        assert!(answer.take(chunk(&error)).unwrap().is_empty() && answer.holds_error());
+        let (event, raw) = answer.tell_error().unwrap();
+        assert_eq!(
+            (event.kind().as_str(), raw.unwrap().as_str()),
+            ("agent_error", error.to_string().as_str())
+        );
+        assert!(!answer.holds_error() && answer.tell_error().is_none() && answer.failed_at().is_some());
+        let (event, raw) = answer.end();
+        let data: Value = serde_json::from_str(&event.data()).unwrap();
+        assert_eq!((data["error"].as_str(), raw), (Some("the agent reported an error: no model"), None));
+        // What follows it after all is told alone.
+        let mut answer = Answer::new(10_000, &redactor);
+        answer.take(chunk(&error)).unwrap();
+        answer.tell_error().unwrap();
+        let told = answer.take(chunk(&json!({"type": "assistant_message", "token": "a"}))).unwrap();
+        assert_eq!((told.len(), answer.failed_at()), (1, None));
+        assert_eq!(answer.end().0.kind().as_str(), "completed");
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_chunk_is_its_data() {
+        let odd = format!(r#""half":"a\ud83d","big":1e999,"deep":{}{}"#, "[".repeat(200), "]".repeat(200));
+        let data = format!(r#"{{"type":"plan","x":{{"a":[1,null]}},{odd},"n":"ü"}}"#);
+        let Ok(Frame::Chunk(chunk)) = Frame::read(&event("", &data)) else { panic!("{data}") };
+        let redactor = Redactor::new([]);
+        let mut told = Answer::new(10_000, &redactor).take(*chunk).unwrap();
+        let (event, raw) = told.remove(0);
+        assert_eq!((event.kind().as_str(), raw.unwrap().as_str()), ("plan", data.as_str()));
+        let read: Value = serde_json::from_str(&event.data()).unwrap();
+        assert_eq!(read, json!({"x": {"a": [1, null]}, "n": "ü"}));
+    }
+
+    #[test]
     fn chunks_of_other_types_keep_their_name_where_it_is_one() {
         let kind = |kind: Value| {
             let chunk = json!({"type": kind, "x": 1, "y": null, "raw": 7});
@@ -555,41 +509,11 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_a_stream_are_told_from_chunks() {
-        let read = |name: &str, data: &str| match Frame::read(&event(name, data)) {
-            Ok(Frame::Nothing) => "nothing".to_owned(),
-            Ok(Frame::End) => "end".to_owned(),
-            Ok(Frame::Chunk(chunk)) => format!("{} {}", chunk.kind, chunk.raw.as_str()),
-            Err(failure) => failure.error,
-        };
-        assert_eq!(read("", "[DONE]"), "end");
-        assert_eq!(read("message", " [DONE] "), "end");
-        assert_eq!(read("done", ""), "end");
-        assert_eq!(read("done", "[DONE]"), "end");
-        assert_eq!(read("done", "finished"), "end");
-        assert_eq!(read("done", r#"{"status": "completed"}"#), "end");
-        assert_eq!(
-            read("done", r#"{"type":"done","is_final":true}"#),
-            r#"done {"type":"done","is_final":true}"#
-        );
-        assert_eq!(read("message", ""), "nothing");
-        assert_eq!(read("message", r#"{"type": "x"}"#), r#"x {"type": "x"}"#);
-        assert_eq!(read("message", r#"{"x": 1}"#), r#" {"x": 1}"#);
-        assert_eq!(read("session_info", r#"{ "x": 1}"#), r#"session_info {"type":"session_info","x": 1}"#);
-        assert_eq!(read("ping", "{}"), r#"ping {"type":"ping"}"#);
-        assert_eq!(read("error", "no \"x\""), r#"error {"content":"no \"x\"","type":"error"}"#);
-        assert_eq!(read("ping", ""), r#"ping {"content":"","type":"ping"}"#);
-        assert!(read("ping", "{").starts_with("the agent sent something that is no chunk"));
-        for broken in ["{", "[1]", "\"a\"", "7", "{\"type\":\"a\"} x"] {
-            assert!(read("", broken).starts_with("the agent sent something that is no chunk"), "{broken}");
-        }
-    }
-
-    #[test]
     fn an_answer_has_a_bound() {
-        let mut answer = Answer::new(100);
+        let redactor = Redactor::new([]);
+        let mut answer = Answer::new(100, &redactor);
         let piece = json!({"type": "assistant_message", "token": "x".repeat(30)});
         assert!(answer.take(chunk(&piece)).is_ok());
-        assert!(answer.take(chunk(&piece)).unwrap_err().error.contains("larger than 100 bytes"));
+        assert!(answer.take(chunk(&piece)).unwrap_err().told(&redactor).contains("larger than 100 bytes"));
     }
 }

@@ -28,10 +28,18 @@ pub struct HttpConfig {
     /// Time for a connection. Default 10 s.
     #[serde(default = "default_connect_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Time for what may follow the end of an answer, or an error that the runtime reports: the end of the stream.
-    /// Default 5 s.
+    /// How long an error that the runtime reports is held back. If its answer ends in that time, the turn has failed with
+    /// it; else it is told as an `agent_error`. At most half of `stream_timeout` counts. Default 1 s.
+    #[serde(default = "default_error_timeout", with = "humantime_serde")]
+    pub error_timeout: Duration,
+    /// Time for what may follow the end of an answer, or an error that the runtime reports: the end of the stream. Behind
+    /// an error, at most half of `stream_timeout` counts. Default 5 s.
     #[serde(default = "default_end_timeout", with = "humantime_serde")]
     pub end_timeout: Duration,
+    /// Streams whose end is waited for behind the end of their answer, at most. One more is cut off at once, and what its
+    /// runtime still does. Default 4096.
+    #[serde(default = "default_ending_streams")]
+    pub ending_streams: usize,
     /// How long a connection without a request is kept. Shorter than the runtime keeps it (uvicorn: 5 s), or a request
     /// may meet its closing. Default 4 s.
     #[serde(default = "default_idle_timeout", with = "humantime_serde")]
@@ -63,6 +71,14 @@ fn default_request_timeout() -> Duration {
 
 fn default_connect_timeout() -> Duration {
     Duration::from_secs(10)
+}
+
+fn default_error_timeout() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn default_ending_streams() -> usize {
+    4096
 }
 
 fn default_end_timeout() -> Duration {

@@ -2,11 +2,13 @@
 //! server-sent events. It keeps the conversation itself, by the session's name.
 //!
 //! A request is repeated only where the runtime did nothing with it. Dropping the turn drops its connection. The internal
-//! key is in no error, event or log.
+//! key is in no log and no error, the runtime's own included; what the runtime says otherwise goes on as it is.
 
 mod chunk;
 mod config;
 mod endings;
+mod frame;
+mod object;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,7 +19,6 @@ use std::time::Duration;
 
 use async_stream::{stream, try_stream};
 use bytes::Bytes;
-use bytesize::ByteSize;
 use futures::{Stream, StreamExt as _};
 use reqwest::Response;
 use reqwest::header::HeaderName;
@@ -30,10 +31,13 @@ use super::upstream::{Connections, Draft, Retries, Upstream, media_type, read_wh
 use super::{Agent, AgentSignal, AgentStream, AgentsError, Turn};
 use crate::domain::{AgentEvent, ErrorType, TaskId};
 use crate::egress::Tls;
-use chunk::{Answer, Frame, Told};
+use chunk::{Answer, Told};
 pub use config::HttpConfig;
 use endings::Endings;
+use frame::{CHUNK, Frame};
 
+/// What is said of an answer that holds text and no event.
+const NO_EVENTS: &str = "no `data:` line in the agent's answer, which has to be server-sent events (`data: {…}` and an empty line)";
 /// Carries the internal key.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-internal-auth");
 
@@ -48,6 +52,8 @@ pub(super) struct Http {
 struct Runtime {
     upstream: Upstream,
     request_timeout: Duration,
+    /// How long a reported error is held back, and how long after it the stream may go on.
+    error_timeout: Duration,
     end_timeout: Duration,
     max_frame: usize,
     max_answer: usize,
@@ -55,8 +61,14 @@ struct Runtime {
 }
 
 impl Http {
-    /// Checks the settings and looks up the secrets. Connects to nothing.
-    pub(super) fn new(agent: &str, config: &HttpConfig, tls: Tls) -> Result<Self, AgentsError> {
+    /// Checks the settings and looks up the secrets. Connects to nothing. `silence` is what ends a turn without a signal:
+    /// an error that was reported is told before that.
+    pub(super) fn new(
+        agent: &str,
+        config: &HttpConfig,
+        silence: Duration,
+        tls: Tls,
+    ) -> Result<Self, AgentsError> {
         let mut draft = Draft::new(agent, "url", &config.url, &["agent", "message", "stream"])?;
         if config.request_timeout.is_zero() {
             return Err(draft.setting("request_timeout", "must be longer than nothing"));
@@ -73,15 +85,17 @@ impl Http {
             retry_delay: config.retry_delay,
             max_retry_delay: config.max_retry_delay,
         };
-        let size = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let max_frame = draft.size("max_frame", config.max_frame)?;
+        let max_answer = draft.size("max_answer", config.max_answer)?;
         Ok(Self {
             runtime: Arc::new(Runtime {
                 upstream: draft.build("text/event-stream", tls, connections, retries),
                 request_timeout: config.request_timeout,
-                end_timeout: config.end_timeout,
-                max_frame: size(config.max_frame),
-                max_answer: size(config.max_answer),
-                endings: Endings::new(config.idle_connections, config.end_timeout),
+                error_timeout: config.error_timeout.min(silence / 2),
+                end_timeout: config.end_timeout.min(silence / 2),
+                max_frame,
+                max_answer,
+                endings: Endings::new(config.ending_streams, config.end_timeout),
             }),
         })
     }
@@ -98,7 +112,7 @@ impl Agent for Http {
         };
         let (runtime, task) = (Arc::clone(&self.runtime), turn.task);
         Box::pin(stream! {
-            let mut answer = Answer::new(runtime.max_answer);
+            let mut answer = Answer::new(runtime.max_answer, &runtime.upstream.redactor);
             let last = bodies.len() - 1;
             for (number, body) in bodies.into_iter().enumerate() {
                 let mut failure = None;
@@ -123,7 +137,7 @@ impl Agent for Http {
                     yield runtime.end(task, answer.failed(failure));
                     return;
                 }
-                if answer.has_failed() {
+                if answer.failed_at().is_some() {
                     break;
                 }
             }
@@ -135,11 +149,11 @@ impl Agent for Http {
 impl Runtime {
     /// One request and what it is answered with; a step without an event is a sign of life. Before the last request an
     /// answer's end is none of the turn's.
-    fn exchange<'a>(
+    fn exchange<'a, 'b: 'a>(
         &'a self,
         task: TaskId,
         body: Bytes,
-        answer: &'a mut Answer,
+        answer: &'a mut Answer<'b>,
         is_last: bool,
     ) -> impl Stream<Item = Result<Option<Told>, Failure>> + 'a {
         try_stream! {
@@ -157,16 +171,20 @@ impl Runtime {
                 tokio::time::sleep(wait).await;
             };
             loop {
-                let chunk = match self.next(&mut frames, answer.has_failed()).await? {
-                    Frame::Nothing => continue,
-                    Frame::End => break,
-                    Frame::Chunk(chunk) => chunk,
+                let chunk = match self.next_but(&mut frames, answer).await? {
+                    Some(Frame::Chunk(chunk)) => chunk,
+                    Some(Frame::Nothing) => continue,
+                    Some(Frame::End) => break,
+                    None => {
+                        yield answer.tell_error();
+                        continue;
+                    }
                 };
-                let is_done = chunk.is_done();
-                if is_done {
+                let is_last_chunk = chunk.is_last();
+                if is_last_chunk {
                     self.endings.wait_for(frames.response.take());
                 }
-                let told = if is_done && !is_last && !answer.has_failed() {
+                let told = if chunk.is_done() && !is_last && answer.failed_at().is_none() {
                     vec![answer.pause(*chunk)]
                 } else {
                     answer.take(*chunk)?
@@ -177,7 +195,7 @@ impl Runtime {
                 for told in told {
                     yield Some(told);
                 }
-                if is_done {
+                if is_last_chunk {
                     break;
                 }
             }
@@ -211,25 +229,34 @@ impl Runtime {
     }
 
     /// A runtime may have begun with what it then failed at: it is asked again only where it did nothing.
-    fn explained(&self, failure: Failure) -> Failure {
-        let retry =
+    fn explained(&self, mut failure: Failure) -> Failure {
+        failure.retry =
             failure.error_type == ErrorType::AgentUnreachable || matches!(failure.status, Some(429 | 503));
-        let error = match failure.status {
+        match failure.status {
             Some(401 | 403) => {
                 let agent = &self.upstream.agent;
-                format!("{}; set agents.{agent}.internal_api_key to the runtime's key", failure.error)
+                failure.advised(format!("set agents.{agent}.internal_api_key to the runtime's key"))
             }
-            _ => failure.error,
-        };
-        Failure { error, retry, ..failure }
+            _ => failure,
+        }
     }
 
-    /// The next frame of a stream. Once an error was told, there need not be another one.
-    async fn next(&self, frames: &mut Frames, has_failed: bool) -> Result<Frame, Failure> {
-        let next = frames.next();
-        let event =
-            if has_failed { timeout(self.end_timeout, next).await.unwrap_or(Ok(None))? } else { next.await? };
-        let Some(event) = event else { return Ok(Frame::End) };
+    /// The next frame of a stream, for which an error that was reported does not wait for long: none if it is to be told.
+    async fn next_but(&self, frames: &mut Frames, answer: &Answer<'_>) -> Result<Option<Frame>, Failure> {
+        let next = self.next(frames);
+        let Some(failed_at) = answer.failed_at() else { return next.await.map(Some) };
+        let is_held = answer.holds_error() && self.error_timeout < self.end_timeout;
+        let limit = if is_held { self.error_timeout } else { self.end_timeout };
+        match timeout(limit.saturating_sub(failed_at.elapsed()), next).await {
+            Ok(next) => next.map(Some),
+            Err(_) if is_held => Ok(None),
+            Err(_) => Ok(Some(Frame::End)),
+        }
+    }
+
+    /// The next frame of a stream. Cancel safe.
+    async fn next(&self, frames: &mut Frames) -> Result<Frame, Failure> {
+        let Some(event) = frames.next().await? else { return Ok(Frame::End) };
         match Frame::read(&event) {
             Ok(Frame::Chunk(chunk)) if chunk.is_error() => {
                 let data = self.upstream.redactor.text(&event.data).into_owned();
@@ -242,9 +269,8 @@ impl Runtime {
     }
 
     /// The last signal of a turn.
-    fn end(&self, task: TaskId, (mut event, frame): Told) -> AgentSignal {
-        if let AgentEvent::Failed { error, status, .. } = &mut event {
-            *error = self.upstream.redactor.text(error).into_owned();
+    fn end(&self, task: TaskId, (event, frame): Told) -> AgentSignal {
+        if let AgentEvent::Failed { error, status, .. } = &event {
             let agent = &self.upstream.agent;
             if matches!(status, Some(401 | 403)) {
                 error!(agent, %task, status, error, "the agent refused the gateway's key");
@@ -285,9 +311,12 @@ impl Frames {
             match found {
                 Ok(None) => {}
                 Ok(event) => return Ok(event),
-                Err(error) => return Err(Failure::malformed(chunk::CHUNK, &error)),
+                Err(error) => return Err(Failure::malformed(CHUNK, &error, "")),
             }
-            let Some(response) = &mut self.response else { return Ok(None) };
+            let Some(response) = &mut self.response else {
+                let foreign = self.reader.foreign().map(|text| Failure::unread(NO_EVENTS, text));
+                return foreign.map_or(Ok(None), Err);
+            };
             match response.chunk().await.map_err(Failure::transport)? {
                 Some(piece) => self.reader.push(&piece),
                 None => self.response = None,

@@ -1,5 +1,7 @@
 //! The agent against a server over TCP that streams, stalls, breaks and lies; and its reading of every framing.
 
+mod faults;
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::{RawFrame, SessionId, TaskInput};
+use crate::egress::Redactor;
 use crate::egress::testing::{Seen, Server, Step, answer};
 
 const KEY: &str = "key-that-nobody-may-see";
@@ -14,7 +17,11 @@ const KEY: &str = "key-that-nobody-may-see";
 fn agent(base: &str, more: Value) -> Http {
     let mut config = json!({"url": format!("{base}/base/"), "internal_api_key": KEY, "retry_delay": "1ms"});
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    Http::new("runtime", &serde_json::from_value(config).unwrap(), Tls::default()).unwrap()
+    made(config, Duration::from_secs(60)).unwrap()
+}
+
+fn made(config: Value, silence: Duration) -> Result<Http, AgentsError> {
+    Http::new("runtime", &serde_json::from_value(config).unwrap(), silence, Tls::default())
 }
 
 fn turn(document: &str) -> Turn {
@@ -363,15 +370,16 @@ fn settings_that_make_no_sense_are_told() {
     let told = |more: Value| {
         let mut config = json!({"url": "http://127.0.0.1"});
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Http::new("runtime", &serde_json::from_value(config).unwrap(), Tls::default())
-            .unwrap_err()
-            .to_string()
+        made(config, Duration::from_secs(60)).unwrap_err().to_string()
     };
     assert!(told(json!({"url": "ftp://x"})).starts_with("agents.runtime.url: "));
     assert!(told(json!({"url": "http://u:p@x"})).contains("headers"));
     assert!(told(json!({"request_timeout": "0s"})).starts_with("agents.runtime.request_timeout: "));
     let key = told(json!({"internal_api_key": "a\nb"}));
     assert!(key.starts_with("agents.runtime.internal_api_key: ") && !key.contains("a\nb"));
+    for size in ["max_frame", "max_answer"] {
+        assert_eq!(told(json!({size: "0B"})), format!("agents.runtime.{size}: must be at least 1B"));
+    }
 }
 
 /// Every framing that the contract knows, with what must not matter.
@@ -382,7 +390,9 @@ const STREAM: &str = "\u{feff}: hello\r\n\r\ndata: {\"type\": \"assistant_messag
     event: ping\n\ndata: {\"type\":\"error\",\"error\":\"oh\"}\n\nevent: done\ndata: {\"type\":\"done\"}\n\n";
 
 fn read(pieces: &[&[u8]]) -> Vec<(AgentEvent, Option<RawFrame>)> {
-    let (mut reader, mut answer, mut told) = (SseReader::new(200), Answer::new(10_000), Vec::new());
+    let redactor = Redactor::new([]);
+    let (mut reader, mut answer, mut told) =
+        (SseReader::new(200), Answer::new(10_000, &redactor), Vec::new());
     let mut take = |event: SseEvent| {
         if let Frame::Chunk(chunk) = Frame::read(&event).unwrap() {
             told.extend(answer.take(*chunk).unwrap());

@@ -108,7 +108,7 @@ impl Answer {
     /// The frame is an error, can't be read, or makes the answer too large.
     pub(super) fn frame(&mut self, data: &str) -> Result<Vec<AgentEvent>, Failure> {
         let frame: Frame =
-            serde_json::from_str(data).map_err(|error| Failure::malformed(COMPLETION, &error))?;
+            serde_json::from_str(data).map_err(|error| Failure::malformed(COMPLETION, &error, data))?;
         if let Some(error) = &frame.error {
             return Err(Failure::reported(error));
         }
@@ -244,6 +244,7 @@ fn text_of(content: Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::Redactor;
 
     fn gather(frames: &[Value]) -> (Vec<AgentEvent>, Vec<AgentEvent>) {
         let mut answer = Answer::new(1000);
@@ -343,6 +344,12 @@ mod tests {
         let mut answer = Answer::new(10);
         let frame = |text: &str| delta(json!({"content": text})).to_string();
         assert!(answer.frame(&frame("12345")).is_ok());
-        assert!(answer.frame(&frame("1234567")).unwrap_err().error.contains("larger than 10 bytes"));
+        assert!(
+            answer
+                .frame(&frame("1234567"))
+                .unwrap_err()
+                .told(&Redactor::new([]))
+                .contains("larger than 10 bytes")
+        );
     }
 }

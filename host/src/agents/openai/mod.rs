@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use async_stream::stream;
 use bytes::Bytes;
-use bytesize::ByteSize;
 use futures::{Stream, StreamExt as _};
 use reqwest::Response;
 use reqwest::header;
@@ -71,7 +70,8 @@ impl OpenAi {
             retry_delay: config.retry_delay,
             max_retry_delay: config.max_retry_delay,
         };
-        let size = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let max_frame = draft.size("max_frame", config.max_frame)?;
+        let max_answer = draft.size("max_answer", config.max_answer)?;
         Ok(Self {
             template: Template {
                 model: config.model.clone(),
@@ -83,8 +83,8 @@ impl OpenAi {
                 upstream: draft.build("text/event-stream, application/json", tls, connections, retries),
                 first_token_timeout: config.first_token_timeout,
                 end_timeout: config.end_timeout,
-                max_frame: size(config.max_frame),
-                max_answer: size(config.max_answer),
+                max_frame,
+                max_answer,
             }),
         })
     }
@@ -125,11 +125,11 @@ impl Agent for OpenAi {
                         }
                     }
                 }
-                failure.error = upstream.redactor.text(&failure.error).into_owned();
                 let wait = if told { None } else { upstream.wait(task, &failure, delays.next()) };
                 let Some(wait) = wait else {
-                    warn!(agent = upstream.agent, %task, status = failure.status, error = failure.error, "the agent failed");
-                    yield AgentSignal::Event(failure.event(retries));
+                    let error = failure.told(&upstream.redactor);
+                    warn!(agent = upstream.agent, %task, status = failure.status, error, "the agent failed");
+                    yield AgentSignal::Event(failure.event(&upstream.redactor, retries));
                     return;
                 };
                 retries += 1;
@@ -156,10 +156,16 @@ impl Server {
             let mut answer = Answer::new(self.max_answer);
             if media_type(&response) == "application/json" {
                 let max = self.max_answer.saturating_add(self.max_frame);
-                let whole = read_whole(&mut response, max, deadline, self.first_token_timeout).await;
-                match whole.and_then(|whole| answer.frame(&whole)) {
+                let whole = match read_whole(&mut response, max, deadline, self.first_token_timeout).await {
+                    Ok(whole) => whole,
+                    Err(failure) => {
+                        yield Err(failure);
+                        return;
+                    }
+                };
+                match answer.frame(&whole) {
                     Ok(_) if !answer.has_begun() && !answer.is_finished() => {
-                        yield Err(Failure::malformed(COMPLETION, &"it holds no answer"));
+                        yield Err(Failure::malformed(COMPLETION, &"it holds no answer", &whole));
                     }
                     Ok(events) => {
                         for event in events.into_iter().chain(answer.end()) {
@@ -188,7 +194,7 @@ impl Server {
                         Ok(Some(event)) => event,
                         Ok(None) => break,
                         Err(error) => {
-                            yield Err(Failure::malformed(COMPLETION, &error));
+                            yield Err(Failure::malformed(COMPLETION, &error, ""));
                             return;
                         }
                     };

@@ -290,4 +290,7 @@ fn settings_that_make_no_sense_are_told() {
     let key = told(json!({"api_key": "a\nb"}));
     assert!(key.starts_with("agents.model.api_key: ") && !key.contains("a\nb"));
     assert!(told(json!({"api_key": "file:/does/not/exist"})).starts_with("agents.model: the secret file"));
+    for size in ["max_frame", "max_answer"] {
+        assert_eq!(told(json!({size: "0B"})), format!("agents.model.{size}: must be at least 1B"));
+    }
 }
