@@ -194,8 +194,9 @@ impl Config {
             None => {}
         }
         let listen: String = figment.extract_inner("listen").map_err(|error| setting(&error))?;
-        figment = aliases::merge(figment, &listen, &|name| std::env::var(name).ok())?;
-        figment = figment.merge(Env::prefixed(PREFIX).split("__")).merge(Serialized::defaults(overrides));
+        let own = Figment::from(Env::prefixed(PREFIX).split("__"));
+        figment = aliases::merge(figment, &own, &listen, &|name| std::env::var(name).ok())?;
+        figment = figment.merge(own).merge(Serialized::defaults(overrides));
         let config: Self = figment.extract().map_err(|error| setting(&error))?;
         config.check()?;
         Ok(config)
@@ -285,6 +286,45 @@ mod tests {
         config.check().unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert!(config.agents.contains_key("echo"));
+    }
+
+    /// Agents are there as comments, for they have no name before the operator gives them one.
+    #[test]
+    fn the_reference_has_every_setting_of_every_agent_with_its_default() {
+        let begin = DEFAULTS.find("[agents.echo]").unwrap();
+        let end = DEFAULTS.find("[telemetry]").unwrap();
+        let uncommented: Vec<_> =
+            DEFAULTS[begin..end].lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let shown: toml::Table = toml::from_str(&uncommented.join("\n")).unwrap();
+        let shown = shown["agents"].as_table().unwrap();
+        let needed = ["kind", "url", "base_url", "model"];
+        let kinds: Vec<_> = shown.values().map(|agent| agent["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["echo", "openai", "redis", "http"]);
+        for (name, agent) in shown {
+            let agent = agent.as_table().unwrap();
+            let read = |table: &toml::Table| {
+                let read: AgentConfig = table.clone().try_into().unwrap();
+                toml::Table::try_from(&read).unwrap()
+            };
+            let mut bare = agent.clone();
+            bare.retain(|key, _| needed.contains(&key));
+            let any = shown["echo"].as_table().unwrap();
+            for (key, default) in &read(&bare) {
+                let known = agent.get(key).or_else(|| any.get(key));
+                assert!(known.is_some(), "{name}.{key} is missing");
+                if !bare.contains_key(key) && agent.contains_key(key) {
+                    assert_eq!(&read(agent)[key], default, "{name}.{key} has another default");
+                }
+            }
+            // What has no default is not written out.
+            let others: &[&str] = match agent["kind"].as_str().unwrap() {
+                "echo" => &["summary", "max_attempts"],
+                "openai" => &["api_key", "instructions"],
+                "http" => &["internal_api_key"],
+                _ => &["url", "channels"],
+            };
+            assert!(others.iter().all(|key| agent.contains_key(*key)), "{name}: {others:?}");
+        }
     }
 
     #[test]

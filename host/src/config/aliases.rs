@@ -11,12 +11,14 @@ use url::Url;
 
 use super::ConfigError;
 
-/// Puts what the environment says by those names over the figment. `listen` is what that says so far.
+/// Puts what the environment says by those names over the figment. `listen` is what that says so far; `own`, what the
+/// gateway's own names will say over all of it.
 ///
 /// # Errors
 /// [`ConfigError::Setting`] with the name.
 pub(super) fn merge(
     mut figment: Figment,
+    own: &Figment,
     listen: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Figment, ConfigError> {
@@ -90,11 +92,15 @@ pub(super) fn merge(
         };
         figment = figment.merge(Serialized::default("telemetry.level", level));
     }
-    runtime(figment, &variable)
+    runtime(figment, own, &variable)
 }
 
 /// The agent `runtime`, which becomes the default one where its URL is given.
-fn runtime(mut figment: Figment, variable: &dyn Fn(&str) -> Option<String>) -> Result<Figment, ConfigError> {
+fn runtime(
+    mut figment: Figment,
+    own: &Figment,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Figment, ConfigError> {
     let merge = |figment: Figment, key: &str, value: String| figment.merge(Serialized::default(key, value));
     if let Some(url) = variable("GATEWAY__AGENT_URL") {
         if Url::parse(&url).is_err() {
@@ -105,17 +111,22 @@ fn runtime(mut figment: Figment, variable: &dyn Fn(&str) -> Option<String>) -> R
         figment = merge(figment, "agents.runtime.url", url);
         figment = merge(figment, "default_agent", "runtime".to_owned());
     }
-    let is_there = figment.extract_inner::<String>("agents.runtime.kind").is_ok_and(|kind| kind == "http");
+    let kind = figment.clone().merge(own).extract_inner::<String>("agents.runtime.kind").unwrap_or_default();
     for (name, setting) in [
         ("GATEWAY__INTERNAL_API_KEY", "internal_api_key"),
         ("GATEWAY__AGENT_STREAM_TIMEOUT", "stream_timeout"),
         ("GATEWAY__REQUEST_TIMEOUT", "request_timeout"),
     ] {
         let Some(value) = variable(name) else { continue };
-        if !is_there {
-            let told =
-                format!("{name} is of the agent `runtime`, which is not there: set GATEWAY__AGENT_URL");
-            return Err(ConfigError::Setting(told));
+        let told = match kind.as_str() {
+            "http" => None,
+            "" => {
+                Some("which is not there: set GATEWAY__AGENT_URL, or agents.runtime.kind and .url".to_owned())
+            }
+            kind => Some(format!("which is of kind {kind:?} here, and would have to be of kind \"http\"")),
+        };
+        if let Some(told) = told {
+            return Err(ConfigError::Setting(format!("{name} is of the agent `runtime`, {told}")));
         }
         let value = match setting {
             "internal_api_key" => format!("env:{name}"),
@@ -148,12 +159,19 @@ mod tests {
     use crate::agents::Backend;
 
     fn read(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        read_with(file, "", variables)
+    }
+
+    /// `own` is what the gateway's own names say.
+    fn read_with(file: &str, own: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let own = Figment::from(Toml::string(own));
         let figment = Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(file));
         let environment = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        let figment = merge(figment, "127.0.0.1:8080", &environment).map_err(|error| error.to_string())?;
-        figment.extract().map_err(|error| error.to_string())
+        let figment =
+            merge(figment, &own, "127.0.0.1:8080", &environment).map_err(|error| error.to_string())?;
+        figment.merge(own).extract().map_err(|error| error.to_string())
     }
 
     #[test]
@@ -181,6 +199,20 @@ mod tests {
         assert_eq!(config.default_agent, "echo");
         let config = read(file, &[("GATEWAY__REQUEST_TIMEOUT", "5")]).unwrap();
         assert_eq!(config.default_agent, "echo", "the file's runtime stays what it was");
+    }
+
+    #[test]
+    fn a_runtime_of_the_gateways_own_names_is_one_too() {
+        let own = "[agents.runtime]\nkind = \"http\"\nurl = \"http://own:1\"\nrequest_timeout = \"7s\"";
+        let variables =
+            [("GATEWAY__INTERNAL_API_KEY", "the-internal-key"), ("GATEWAY__REQUEST_TIMEOUT", "5")];
+        let config = read_with("", own, &variables).unwrap();
+        let Backend::Http(http) = &config.agents["runtime"].backend else { panic!("{config:?}") };
+        assert_eq!((http.url.as_str(), http.request_timeout), ("http://own:1/", Duration::from_secs(7)));
+        assert!(http.internal_api_key.is_some());
+        let file = "[agents.runtime]\nkind = \"http\"\nurl = \"http://file\"";
+        let error = read_with(file, "[agents.runtime]\nkind = \"echo\"", &variables).unwrap_err();
+        assert!(error.contains("of kind \"echo\" here"), "{error}");
     }
 
     #[test]
