@@ -82,7 +82,6 @@ pub(super) struct Redis {
 
 #[derive(Debug)]
 struct Pipeline {
-    agent: String,
     client: Client,
     channel: String,
     listener_timeout: Duration,
@@ -123,7 +122,6 @@ impl Redis {
             config.replies.then(|| Listener::new(agent, client.clone(), channels.clone(), payload));
         Ok(Self {
             pipeline: Arc::new(Pipeline {
-                agent: agent.to_owned(),
                 client,
                 channel: config.command_channel.clone(),
                 listener_timeout: config.listener_timeout,

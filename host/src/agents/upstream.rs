@@ -265,9 +265,8 @@ impl Upstream {
         if status.is_success() {
             return Ok(response);
         }
-        if let Some(location) = named(header::LOCATION).filter(|_| status.is_redirection()) {
-            return Err(self.moved(status.as_u16(), location));
-        }
+        let location = named(header::LOCATION).filter(|_| status.is_redirection());
+        let advice = location.map(|location| self.elsewhere(location)).unwrap_or_default();
         let wait = named(header::RETRY_AFTER).map(str::to_owned);
         let mut text = BytesMut::new();
         // An error is told even if its text does not come to an end.
@@ -278,12 +277,12 @@ impl Upstream {
             }
         }
         let text = if is_encoded { "".into() } else { String::from_utf8_lossy(&text) };
-        Err(Failure::status(status.as_u16(), wait.as_deref(), self.clock.now_ms(), &text))
+        let failure = Failure::status(status.as_u16(), wait.as_deref(), self.clock.now_ms(), &text);
+        Err(failure.advised(advice))
     }
 
-    /// The server says that it is somewhere else. The key goes only where the operator wants it to go.
-    fn moved(&self, status: u16, location: &str) -> Failure {
-        let error = format!("it refers to {location}");
+    /// What to do where the server says that it is somewhere else: the key goes only where the operator wants it to go.
+    fn elsewhere(&self, location: &str) -> String {
         let Self { agent, field, path, .. } = self;
         let target = self.url.join(location).ok();
         let base = target.and_then(|mut target| {
@@ -291,15 +290,11 @@ impl Upstream {
             target.set_path(&base);
             Some(target)
         });
-        let advice = match base {
-            Some(base) => format!("set agents.{agent}.{field} to {base}: the gateway follows no redirects"),
-            None => format!(
-                "set agents.{agent}.{field} to what stands before {path} there, or answer at {}: the gateway follows \
-                 no redirects",
-                self.url.path()
-            ),
+        let todo = match base {
+            Some(base) => format!("set agents.{agent}.{field} to {base}"),
+            None => format!("set agents.{agent}.{field} to where it is, or answer at {}", self.url.path()),
         };
-        Failure::status(status, None, 0, &error).advised(advice)
+        format!("{todo}: it refers to {location}, and no redirect is followed")
     }
 }
 

@@ -404,7 +404,7 @@ mod tests {
             [piece("a", false), piece("b", false), piece(last, true), piece("ab", true)]
         };
         assert_eq!(text(&pieces("ab")), "abab", "the whole once, and the next message");
-        assert_eq!(text(&pieces("abc")), "abababcab");
+        assert_eq!(text(&pieces("abc")), "ababcab");
         // In parts.
         let parts = json!([{"type": "text", "text": "a"}, "b", {"type": "image_url", "image_url": {}}]);
         assert_eq!(text(&[message(null.clone(), parts.clone(), true)]), "ab");

@@ -16,6 +16,20 @@ pub(super) const DONE: &str = "done";
 /// Type of the chunk that reports an error.
 pub(super) const ERROR: &str = "error";
 
+/// The specification's fields beside the type, and `usage`.
+const FIELDS: [&str; 10] = [
+    "content",
+    "token",
+    "is_final",
+    "call_id",
+    "tool_name",
+    "arguments",
+    "requires_approval",
+    "error",
+    "metadata",
+    "usage",
+];
+
 /// One event of the stream.
 #[derive(Debug)]
 pub(super) enum Frame {
@@ -36,6 +50,8 @@ pub(super) struct Chunk {
     pub(super) raw: RawFrame,
     /// Its event was called `done`, whatever its type.
     is_last: bool,
+    /// It has neither a type nor any of the specification's fields.
+    is_mute: bool,
 }
 
 /// Fields by the specification's names. A runtime may write null for all that it does not use.
@@ -113,6 +129,8 @@ impl Frame {
         };
         match chunk {
             Err(_) if named == DONE => Ok(Self::End),
+            // It says how the stream ended, as `{"status": "completed"}`, and nothing that a chunk says.
+            Ok(chunk) if named == DONE && chunk.is_mute => Ok(Self::End),
             chunk => Ok(Self::Chunk(Box::new(chunk?))),
         }
     }
@@ -160,7 +178,8 @@ impl Chunk {
             with_type(&kind, data, written)
         };
         let raw = RawFrame::new(&text).ok_or_else(|| serde::de::Error::custom("it is no object"))?;
-        Ok(Self { kind, fields, raw, is_last: named == DONE })
+        let is_mute = !is_typed && FIELDS.iter().all(|name| object.get(name).is_none());
+        Ok(Self { kind, fields, raw, is_last: named == DONE, is_mute })
     }
 }
 
@@ -237,8 +256,9 @@ mod tests {
         assert_eq!(read("done", message), format!("last assistant_message {message}"));
         assert_eq!(read("done", r#"{"usage": {}}"#), r#"last done {"type":"done","usage": {}}"#);
         assert_eq!(read("done", r#"{"error":"a"}"#), r#"last error {"type":"error","error":"a"}"#);
-        assert_eq!(read("done", r#"{"detail":"a"}"#), r#"last done {"type":"done","detail":"a"}"#);
-        assert_eq!(read("done", "{}"), r#"last done {"type":"done"}"#);
+        assert_eq!(read("done", r#"{"status": "completed"}"#), "end");
+        assert_eq!(read("done", r#"{"content":null}"#), "end");
+        assert_eq!(read("done", "{}"), "end");
         assert_eq!(read("message", ""), "nothing");
         assert_eq!(read("message", r#"{"type": "x"}"#), r#"x {"type": "x"}"#);
         assert_eq!(read("message", r#"{"x": 1}"#), r#" {"x": 1}"#);

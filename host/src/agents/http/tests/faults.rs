@@ -77,7 +77,7 @@ async fn an_answer_of_which_nothing_can_be_read_is_no_success() {
             assert_eq!(events[0].1["raw"], serde_json::from_str::<Value>(&raw).unwrap());
         }
     }
-    for body in ["", "[]", lines] {
+    for body in ["[]", "null", lines] {
         let data = failed(whole(200, json, body)).await;
         assert!(text(&data).starts_with("the agent sent something that is no chunk: "), "{data}");
     }
@@ -100,9 +100,9 @@ async fn an_event_named_done_is_taken_and_is_the_end() {
             Some(r#"{"type":"done","usage":{"total_tokens":5}}"#),
         ),
         (
-            r#"{"status":"completed"}"#,
+            r#"{"status":"completed","is_final":true}"#,
             &["response_chunk", "completed"],
-            Some(r#"{"type":"done","status":"completed"}"#),
+            Some(r#"{"type":"done","status":"completed","is_final":true}"#),
         ),
         (r#"{"error":"boom"}"#, &["response_chunk", "failed"], Some(r#"{"type":"error","error":"boom"}"#)),
     ] {
@@ -168,19 +168,19 @@ async fn streams_whose_end_is_waited_for_have_a_bound_of_their_own() {
 
 #[tokio::test]
 async fn an_answer_that_is_elsewhere_is_not_followed_there() {
-    for (location, advice) in [
+    for (location, todo) in [
         (
             "https://runtime.example/v1/agent/message/stream",
-            "set agents.runtime.url to https://runtime.example/v1: the gateway follows no redirects",
+            "set agents.runtime.url to https://runtime.example/v1",
         ),
         (
             "/base/agent/message/stream/",
-            "set agents.runtime.url to what stands before /agent/message/stream there, or answer at \
-             /base/agent/message/stream: the gateway follows no redirects",
+            "set agents.runtime.url to where it is, or answer at /base/agent/message/stream",
         ),
     ] {
         let data = failed(whole(307, &format!("location: {location}\r\n"), "moved")).await;
-        let expected = format!("the agent answered with status 307: it refers to {location}; {advice}");
+        let told = "the agent answered with status 307: moved";
+        let expected = format!("{told}; {todo}: it refers to {location}, and no redirect is followed");
         assert_eq!(
             (text(&data), &data["status"], &data["recoverable"]),
             (&*expected, &307.into(), &false.into())
