@@ -1,6 +1,7 @@
 //! What agents report, and the numbered event that becomes of it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -322,6 +323,16 @@ impl AgentEvent {
     }
 }
 
+/// An event's data as a value. Where an agent's own frame in it can't be one (a number beyond 1e308, half a surrogate pair,
+/// nesting beyond 127), what can't be read is left out, and the rest is there.
+pub fn read_data(data: &str) -> Value {
+    serde_json::from_str(data).unwrap_or_else(|_| {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_str(data).unwrap_or_default();
+        let read = |(name, text): (String, &RawValue)| Some((name, serde_json::from_str(text.get()).ok()?));
+        Value::Object(members.into_iter().filter_map(read).collect())
+    })
+}
+
 /// A frame as an agent sent it, for adapters that pass it on: a JSON object on one line, else as it was written, with
 /// its order, its numbers and its nulls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,6 +357,18 @@ impl RawFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_that_can_not_be_read_costs_nothing_but_itself() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for odd in [r#""\ud83d""#, "1e999", &deep] {
+            let data = format!(r#"{{"text":"a","n":[1],"raw":{{"x":{odd}}}}}"#);
+            assert_eq!(read_data(&data), serde_json::json!({"text": "a", "n": [1]}), "{odd}");
+        }
+        let whole = r#"{"text":"a","raw":{"x":1}}"#;
+        assert_eq!(read_data(whole).to_string(), r#"{"raw":{"x":1},"text":"a"}"#);
+        assert_eq!(read_data("{"), serde_json::json!({}));
+    }
 
     #[test]
     fn data_is_the_object_that_the_wire_shapes_name() {

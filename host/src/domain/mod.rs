@@ -10,7 +10,7 @@ mod task;
 
 pub use clock::{Clock, Steady, rfc3339, sleep_until};
 pub(crate) use clock::{back_off, millis};
-pub use event::{AgentEvent, ErrorType, Event, Kind, Position, RawFrame};
+pub use event::{AgentEvent, ErrorType, Event, Kind, Position, RawFrame, read_data};
 pub use id::{Cursor, InvalidId, SessionId, TaskId};
 pub use input::{Decision, HistoryMessage, InvalidInput, Message, TaskInput, ToolResult};
 pub use task::{DeliveryOrder, Moment, NewTask, TaskRecord, TaskState, TaskStatus};

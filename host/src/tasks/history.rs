@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::{Config, Tasks};
-use crate::domain::{HistoryMessage, TaskInput, TaskRecord, ToolResult};
+use crate::domain::{HistoryMessage, TaskInput, TaskRecord, ToolResult, read_data};
 use crate::store::{StoreError, Turn};
 
 /// Bytes of a turn's documents that are read for every byte of text that the next one may be told: a document holds
@@ -91,7 +91,7 @@ fn messages(turn: &Turn) -> (Vec<HistoryMessage>, bool) {
             messages.push(message("user", content));
         }
     }
-    let completed: Value = serde_json::from_str(&turn.completed).unwrap_or_default();
+    let completed = read_data(&turn.completed);
     let said = completed.get("messages").and_then(Value::as_array).into_iter().flatten();
     let before = messages.len();
     messages.extend(said.filter_map(|said| HistoryMessage::deserialize(said).ok()).filter(is_kept));

@@ -21,7 +21,7 @@ pub use life::{Beginning, Limits, beginning, failure};
 pub use runs::Run;
 pub use submit::{SubmitError, SubmitRequest};
 
-use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, TaskStatus, rfc3339};
+use crate::domain::{SessionId, TaskId, TaskRecord, TaskState, TaskStatus, read_data, rfc3339};
 use crate::filters::Filters;
 use crate::hub::Hub;
 use crate::store::{CancelOutcome, Notice, Notices, Store, StoreError};
@@ -208,8 +208,7 @@ impl Tasks {
     /// The document that tells a task's state: ids, agent, times (RFC 3339, UTC, milliseconds), and the data of its
     /// terminal event as `result`.
     pub fn document(record: &TaskRecord) -> Value {
-        let result =
-            record.end.as_ref().map(|end| serde_json::from_str::<Value>(&end.data).unwrap_or_default());
+        let result = record.end.as_ref().map(|end| read_data(&end.data));
         json!({
             "task_id": record.id,
             "session_id": record.session.name(),

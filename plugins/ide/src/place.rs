@@ -20,7 +20,7 @@ pub(crate) struct Said {
     pub(crate) frames: Frames,
     /// The last message of the answer was closed, with `is_final`.
     pub(crate) whole: bool,
-    /// The last frame was the agent's own `done`.
+    /// The last frame was the agent's own `done`, or its own `error`.
     pub(crate) done: bool,
 }
 

@@ -87,6 +87,12 @@ impl Stream {
                 // The answer was told to its end, or is the agent's own word; that it is over, it may not have said.
                 frames.drain(..frames.len() - usize::from(!said.done));
             }
+            if said.done
+                && matches!(&event.kind, EventKind::Failed(failed) if failed.error_type == "agent_error")
+            {
+                // It has said so itself.
+                frames.clear();
+            }
             if !frames.is_empty() {
                 let is_text = matches!(event.kind, EventKind::ResponseChunk(_));
                 let whole = said.whole && !is_text;
@@ -109,7 +115,7 @@ impl Stream {
         }
         let whole = if kind == "\"assistant_message\"" { is_final } else { said.whole };
         let frames_of = if said.frames == Frames::Made { Frames::Made } else { Frames::Own };
-        self.turn.said = Said { frames: frames_of, whole, done: kind == "\"done\"" };
+        self.turn.said = Said { frames: frames_of, whole, done: matches!(kind, "\"done\"" | "\"error\"") };
         frames
     }
 

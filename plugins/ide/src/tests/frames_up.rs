@@ -151,6 +151,13 @@ fn an_agents_frames_are_not_doubled_by_what_they_mean() {
     let closing = |content: &str| json!({"type": "assistant_message", "content": content, "is_final": true});
     let over = json!({"type": "done", "is_final": true, "metadata": {"finish_reason": "stop"}});
     assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone(), over.clone()]);
+    // It has reported an error, and left its answer open.
+    let oops = json!({"type": "error", "error": "oops"});
+    let script = start().framed("agent_error", json!({"error": "oops"}), &oops);
+    says(&mock, script.clone().failed("the agent reported an error: oops", "agent_error"));
+    assert_eq!(ask(&mock, "hi"), [chunk.clone(), whole.clone(), oops.clone()]);
+    says(&mock, script.failed("nothing heard", "agent_silent"));
+    assert_eq!(ask(&mock, "hi")[3], error("Streaming error: nothing heard"));
     // It has said that it is done, and the turn's end is another event.
     let script = start().framed("agent_done", json!({}), &done);
     says(&mock, script.event("completed", end.clone()));
