@@ -1,7 +1,7 @@
 //! A filter that does what its configuration says: without any, it passes everything.
 
 use std::sync::OnceLock;
-use std::time::{Duration};
+use std::time::Duration;
 
 use plugway_sdk::prelude::*;
 use plugway_sdk::{Admission, Draft, host};
@@ -80,7 +80,11 @@ impl Filter for Sieve {
         if has(input, &config.on_input) {
             match config.fault {
                 Some(Fault::Garbage) => return Admission::Replace(r#"{"kind":7}"#.to_owned()),
-                Some(Fault::Big) => return Admission::Replace(json!({"kind": "message", "text": "x".repeat(1 << 20)}).to_string()),
+                Some(Fault::Big) => {
+                    return Admission::Replace(
+                        json!({"kind": "message", "text": "x".repeat(1 << 20)}).to_string(),
+                    );
+                }
                 _ => common(config.fault),
             }
         }
