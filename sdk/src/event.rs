@@ -62,7 +62,11 @@ impl Event {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn raw(&self) -> Option<&str> {
-        let seen = self.raw.clone().and_then(|range| self.data.get(range));
+        // Only where the data is what it was.
+        let seen = self.raw.clone().and_then(|range| {
+            let (before, frame) = (self.data.get(..range.start)?, self.data.get(range)?);
+            (before.ends_with("\"raw\":") && frame.starts_with('{') && frame.ends_with('}')).then_some(frame)
+        });
         seen.or_else(|| json::member(&self.data, "raw").filter(|frame| frame.starts_with('{')))
     }
 

@@ -23,7 +23,7 @@ use crate::store::StoreError;
 
 /// Entries taken from a topic at once.
 const BATCH: usize = 256;
-/// Pause before the next look into a log that can't be read.
+/// About the pause before the next look into a log that can't be read.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// When and why an exchange should end.
@@ -307,10 +307,12 @@ impl Follow {
         loop {
             let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
             let (source, batch, step) = ready!(waiting.as_mut().poll(cx));
-            if let (Err(error), true) = (&step, self.outlives_outages) {
-                tracing::debug!(%error, "the event log can't be read, and is looked into again");
+            if let (Err(error @ StoreError::Unavailable(_)), true) = (&step, self.outlives_outages) {
+                tracing::debug!(%error, "the event log can't be read now, and is looked into again");
+                // Not all of them at once.
+                let pause = RETRY.mul_f64(rand::random_range(0.5..1.5));
                 let again = async move {
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(pause).await;
                     wait(source).await
                 };
                 self.state = State::Waiting(Box::pin(again));

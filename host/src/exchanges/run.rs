@@ -105,10 +105,13 @@ pub(super) async fn socket(
     let id: Arc<str> = call.exchange.as_str().into();
     let mailbox = Mailbox::new(closing.clone(), Some(inbox));
     let mut run = Run::begin(engine, services, plugin, mailbox, id, Caller::Connection(outlet));
-    // What a session's log has makes a plugin fail as often as somebody asks for that session.
-    let mut place = DefaultHasher::new();
-    call.path.hash(&mut place);
-    run.blame = Blame::On(place.finish());
+    // What a session's log has makes a plugin fail as often as somebody asks for that session. A path without parameters
+    // is everybody's.
+    if !call.params.is_empty() {
+        let mut place = DefaultHasher::new();
+        call.path.hash(&mut place);
+        run.blame = Blame::On(place.finish());
+    }
     let upgrade = request(call, &route);
     let drain_timeout = run.plugin.settings.limits.drain_timeout;
     let (plugin, began) = (run.plugin.clone(), run.began);

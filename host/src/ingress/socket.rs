@@ -282,10 +282,15 @@ async fn receive(
             Ok(Some(Ok(Message::Binary(bytes)))) => SocketFrame::Binary(bytes),
             Ok(Some(Ok(Message::Ping(_)))) => {
                 // The library has its answer. The next one is read when that has gone.
-                if sink.lock().await.flush().await.is_err() {
-                    return None;
+                let answered = async { sink.lock().await.flush().await };
+                match timeout_at(life.last() + idle_timeout, answered).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(_)) => return None,
+                    Err(_) => {
+                        metrics::counter!("plugway_sockets_idle_total").increment(1);
+                        return None;
+                    }
                 }
-                continue;
             }
             // A close is answered by the library.
             Ok(Some(Ok(_))) => continue,
@@ -330,15 +335,16 @@ async fn send(sink: &Mutex<Sink>, mut answers: Answers<'_>, ping: Duration) -> C
             next = answers.next() => Some(next.unwrap_or_else(|| ToPeer::Close(1011, "internal error".into()))),
             _ = pings.tick() => None,
         };
-        let mut sink = sink.lock().await;
         let Some(mut answer) = next else {
-            if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+            if sink.lock().await.send(Message::Ping(Bytes::new())).await.is_err() {
                 return None;
             }
             continue;
         };
         // What waits goes out together; the library writes whenever it has enough.
         loop {
+            // Taken for each anew: the answer to a ping, and whatever comes behind that ping, waits for one frame at most.
+            let mut sink = sink.lock().await;
             let fed = match answer {
                 ToPeer::Frame(SocketFrame::Text(text)) => sink.feed(Message::Text(text.into())).await,
                 ToPeer::Frame(SocketFrame::Binary(bytes)) => sink.feed(Message::Binary(bytes)).await,
@@ -352,7 +358,7 @@ async fn send(sink: &Mutex<Sink>, mut answers: Answers<'_>, ping: Duration) -> C
                 None => break,
             }
         }
-        if sink.flush().await.is_err() {
+        if sink.lock().await.flush().await.is_err() {
             return None;
         }
     }

@@ -56,7 +56,7 @@ impl Stream {
 
     /// The frames to be sent for an event.
     pub(crate) fn event(&mut self, event: Event) -> Vec<String> {
-        self.is_new = false;
+        let was_new = std::mem::take(&mut self.is_new);
         let resumed = self.resumed.take();
         self.enter(&event, resumed);
         let mut frames = self.frames(&event);
@@ -66,7 +66,10 @@ impl Stream {
         let mut out = Vec::with_capacity(frames.len());
         if frames.len() > 1 {
             let first = frames.remove(0);
-            if resumed != Some(Mark::Between) {
+            if was_new {
+                // There is no place before it to come back to.
+                out.push(first);
+            } else if resumed != Some(Mark::Between) {
                 out.push(self.frame(first, &Place { cursor: before, mark: Mark::Between }));
             }
         }

@@ -167,6 +167,19 @@ fn what_is_sent_again_is_answered_though_it_was_answered_before() {
 }
 
 #[test]
+fn the_first_frame_of_a_new_connection_leads_nowhere_where_there_is_nothing_before_it() {
+    let mock = mock();
+    says(&mock, Script::new().every(Duration::from_secs(20)).started().chunks(["a"]).completed("a"));
+    ask(&mock, "old");
+    let first = mock.websocket("/ws/s").json(&user("hi")).wait(Duration::from_secs(45)).leave().serve(&Ide);
+    assert_eq!(first.json().len(), 1);
+    let said = stay(mock.websocket("/ws/s?cursors=true")).json();
+    assert_eq!((&said[0]["content"], &said[0]["cursor"]), (&json!("a"), &Value::Null));
+    assert_eq!((&said[1]["type"], said.len()), (&json!("done"), 2));
+    assert!(said[1]["cursor"].is_string());
+}
+
+#[test]
 fn what_came_before_an_orderly_close_is_done() {
     let mock = mock();
     let upgrade = mock.websocket("/ws/s").json(&user("one")).json(&user("two")).json(&user("three"));
