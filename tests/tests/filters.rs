@@ -343,6 +343,7 @@ async fn a_task_whose_filter_went_before_its_turn_fails_and_is_not_shown() {
         .await;
     let running = submit(&gateway, "/sleep 1s").await;
     let waiting = submit(&gateway, "not for your eyes").await;
+    gateway.stream(&format!("/stream/{running}")).await.until(|event| event.progress() == "thinking").await;
     gateway.administer("sift", "disable").await.expect(200);
     // What had begun keeps the filter that it began with.
     assert_eq!(gateway.ended(&running).await["result"]["text"], "SLEPT");

@@ -382,6 +382,26 @@ async fn a_plugin_that_is_taken_out_ends_its_connections_in_the_time_of_a_reload
 }
 
 #[tokio::test]
+async fn what_is_said_before_a_farewell_is_heard() {
+    const CLIENTS: usize = 200;
+    let gateway = builder().start().await;
+    let visits = futures::stream::iter(0..CLIENTS).map(|client| {
+        let gateway = &gateway;
+        async move {
+            let mut socket = connect(gateway, &client.to_string()).await;
+            say(&mut socket, "/ask hello").await;
+            socket.close(None).await.expect("it closes");
+        }
+    });
+    visits.buffer_unordered(16).collect::<Vec<_>>().await;
+    eventually(DEADLINE, || async {
+        let asked = gateway.accepted_tasks().await;
+        if asked >= CLIENTS as f64 { Ok(()) } else { Err(format!("{asked} were asked")) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_frees_what_it_held() {
     let gateway = builder().set("plugins.parrot.limits.exchanges", 2).start().await;
     for _ in 0..20 {

@@ -174,9 +174,8 @@ impl Mailbox {
     /// The log can't be read.
     pub(crate) async fn next(&mut self, timeout: Option<Duration>) -> Result<Received, StoreError> {
         let closed = self.closing.reason();
-        // What had arrived before comes first; what arrives from now on does not put it off.
-        if closed.is_some() && self.frames_before.is_none() {
-            self.frames_before = Some(self.inbox.as_ref().map_or(0, Inbox::len));
+        if closed.is_some() {
+            self.note_arrived();
         }
         let arrived = self.frames_before.is_some_and(|frames| frames > 0)
             || self.follows.iter().any(|follow| !follow.taken.is_empty());
@@ -202,6 +201,11 @@ impl Mailbox {
                 biased;
                 result = wait_for_any(&mut self.follows, &mut self.inbox) => result?,
                 () = self.closing.closed() => {
+                    // A frame may have come between a look at the inbox and one at this.
+                    self.note_arrived();
+                    if let Some(message) = self.take_ready() {
+                        return Ok(Received { message: Some(message), new_step: true });
+                    }
                     self.told_closed = true;
                     let message = self.closing.reason().map(wit::Message::Closed);
                     return Ok(Received { message, new_step: true });
@@ -211,6 +215,13 @@ impl Mailbox {
             if let Some(message) = self.take_ready() {
                 return Ok(Received { message: Some(message), new_step: true });
             }
+        }
+    }
+
+    /// There is a reason to close. What had arrived before comes first; what arrives from now on does not put it off.
+    fn note_arrived(&mut self) {
+        if self.frames_before.is_none() {
+            self.frames_before = Some(self.inbox.as_ref().map_or(0, Inbox::len));
         }
     }
 
